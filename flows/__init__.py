@@ -1,0 +1,1 @@
+"""Curation flows: the recipe, the chain, the command line."""

@@ -1,0 +1,106 @@
+"""`lvd …`: the command line. Exit codes: 0 done; 2 the user must act (one line); 1 a defect."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from lvd.infra.errors import InputError, ShardError
+
+app = typer.Typer(
+    help=__doc__.split(":")[0], no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+Root = Annotated[
+    str | None, typer.Option("--root", help="Where everything lies: a folder or a URI such as s3://bucket/lvd.")
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Overrides a field: copies.min_similarity=0.65")]
+
+
+def main() -> None:
+    """Runs a command and turns what goes wrong into an exit code."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"lvd: {error}\n")
+        sys.exit(2)
+    except ShardError as error:
+        sys.stderr.write(f"lvd: {error}\n")
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    root: Annotated[str, typer.Option("--root", help="A folder of its own.")] = "demo", settings: Settings = None
+) -> None:
+    """The miniature web, served on loopback, curated end to end, and where to look."""
+    from lvd.flows.show import show_answers
+
+    run_recipe("mini", root, settings)
+    show_answers(root, settings)
+
+
+@app.command()
+def run(recipe: str, root: Root = None, settings: Settings = None) -> None:
+    """Curates by a recipe: a YAML file, or the name of one that comes with lvd."""
+    run_recipe(recipe, root, settings)
+
+
+def run_recipe(recipe: str, root: str | None, settings: list[str] | None) -> None:
+    """The flow, here and now; without Prefect if there is nothing left to compute."""
+    from lvd.flows.recipe import load
+    from lvd.flows.show import show_snapshot
+
+    parsed = load(recipe, root=root, settings=settings or ())
+    from lvd.flows.curate import check, curate, look
+    from lvd.flows.run import Run, Snapshot
+
+    check(Run(parsed))
+    snapshot = look(parsed)
+    if snapshot is None:
+        from lvd.flows.server import prefect_server
+
+        with prefect_server():
+            snapshot = Snapshot(**curate(recipe=recipe, root=root, settings=settings))
+    show_snapshot(snapshot)
+
+
+@app.command()
+def plan(recipe: str, root: Root = None, settings: Settings = None) -> None:
+    """What a recipe comes to: composition, shards, bytes, GPU-hours. Nothing is run."""
+    from lvd.flows.recipe import load
+    from lvd.flows.show import show_plan
+
+    show_plan(load(recipe, root=root, settings=settings or ()))
+
+
+@app.command()
+def status(root: str) -> None:
+    """What is there, what is complete, what the last run no longer uses."""
+    from lvd.flows.show import show_status
+
+    show_status(root)
+
+
+@app.command()
+def why(key: str, root: Annotated[str, typer.Option("--root")] = "demo") -> None:
+    """The fate of a URL, a source path or an image id: where it went, its score, because of which other image."""
+    from lvd.flows.show import show_why
+
+    show_why(root, key)
+
+
+@app.command()
+def models(
+    filter_: Annotated[
+        str, typer.Argument(metavar="FILTER", help="Lists the timm models whose name matches, e.g. 'vit_huge*'.")
+    ] = "",
+) -> None:
+    """The models that a recipe can name."""
+    from lvd.flows.show import show_models
+
+    show_models(filter_)

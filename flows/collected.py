@@ -1,0 +1,66 @@
+"""What travels between the stages: collections on their way, and where their results lie."""
+
+from pydantic import BaseModel
+
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.tasks.sources import Partition
+
+
+class Part(BaseModel, frozen=True):
+    """One partition of a collection, and where its manifest and images lie."""
+
+    partition: Partition
+    manifest: StageDir
+    images: StageDir | None = None
+
+
+class Gathered(BaseModel, frozen=True):
+    """One collection on its way: the pool, a benchmark, or a curated collection."""
+
+    role: str  # pool, benchmark or curated
+    name: str
+    parts: tuple[Part, ...]
+
+    def images(self) -> list[ShardRef]:
+        """All shards of images; `base` makes a row of a partition a row of the collection."""
+        refs: list[ShardRef] = []
+        for part in self.parts:
+            refs += part.images.shards(base=sum(ref.rows for ref in refs))
+        return refs
+
+
+class Sources(BaseModel, frozen=True):
+    """Everything that goes in."""
+
+    pool: Gathered
+    benchmarks: tuple[Gathered, ...]
+    curated: tuple[Gathered, ...]
+
+    @property
+    def references(self) -> tuple[Gathered, ...]:
+        return (*self.benchmarks, *self.curated)
+
+    def all(self) -> tuple[Gathered, ...]:
+        return (self.pool, *self.references)
+
+
+class Cells(BaseModel, frozen=True):
+    """Centroids, and the cell of every pool vector."""
+
+    centroids: StageDir
+    cells: StageDir
+
+
+class Matches(BaseModel, frozen=True):
+    """What each retrieving collection retrieved: its name → the directory of its matches."""
+
+    by_collection: dict[str, StageDir]
+
+
+def shards_of(directories: list[StageDir], collection: Gathered | None = None) -> list[ShardRef]:
+    """Shards of one directory per partition, with the row that each partition starts at."""
+    bases, base = [], 0
+    for part in collection.parts if collection else ():
+        bases.append(base)
+        base += part.images.account()["rows"]
+    return [ref for i, d in enumerate(directories) for ref in d.shards(base=bases[i] if collection else 0)]

@@ -1,0 +1,102 @@
+"""What a root can be asked: what is on it, and what became of an image."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel
+
+from lvd.flows.versions import latest
+from lvd.infra.errors import InputError
+from lvd.infra.shards import StageDir, read_batches
+from lvd.infra.storage import TEMPORARY, Storage
+
+NOT_STAGES = ("runs", "leases", TEMPORARY)
+
+
+class Directory(BaseModel, frozen=True):
+    """One stage directory of a root."""
+
+    stage: str
+    name: str
+    state: str  # complete or unfinished
+    used: bool  # by the last run
+    rows: int
+    seconds: float
+
+
+def directories(root: str) -> list[Directory]:
+    """Every stage directory of a root. Raises InputError if nothing was ever run there."""
+    storage = Storage(root)
+    last = last_run(storage)
+    used = {d for found in last["directories"].values() for d in found} if last else set()
+    result = []
+    for stage in storage.names(""):
+        if stage in NOT_STAGES or stage.startswith("miniature"):
+            continue
+        for name in storage.names(stage):
+            target = StageDir(root=root, stage=stage, fingerprint=name)
+            if name == "latest.json":
+                continue
+            complete = target.is_complete()
+            account = target.account() if complete else {"rows": 0, "seconds": 0.0}
+            result.append(
+                Directory(
+                    stage=stage,
+                    name=name,
+                    state="complete" if complete else "unfinished",
+                    used=target.directory in used,
+                    rows=account["rows"],
+                    seconds=account["seconds"],
+                )
+            )
+    if not result:
+        raise InputError(
+            f"root must be one that lvd has written to, was {root!r}: run `lvd run RECIPE --root {root}` first"
+        )
+    return result
+
+
+def last_run(storage: Storage) -> dict[str, Any] | None:
+    """The snapshot of the last finished run, or None."""
+    published = latest(storage)
+    return storage.read_json(published["run"]) if published else None
+
+
+def fates_of(root: str, key: str) -> list[dict[str, Any]]:
+    """The ledger's rows whose key or image id is `key`, each with `cause`: the row of the image that caused it.
+
+    Raises InputError if nothing was published, or no candidate is called so.
+    """
+    published = latest(Storage(root))
+    if published is None:
+        raise InputError(
+            f"root must hold a published version, {root!r} has none: run `lvd run RECIPE --root {root}` first"
+        )
+    ledger = StageDir(root=root, stage=published["directory"], fingerprint="ledger")
+    found = ledger_rows(ledger, {key})
+    if not found:
+        raise InputError(
+            f"key must be a URL, a source path or an image id of the ledger, was {key!r}: "
+            f"see the column `key` in {ledger.directory}"
+        )
+    causes = ledger_rows(ledger, {row["because_of"] for row in found if row["because_of"]})
+    by_image = {row["image_id"]: row for row in sorted(causes, key=lambda row: row["state"] != "kept", reverse=True)}
+    return [{**row, "cause": by_image.get(row["because_of"])} for row in found]
+
+
+def ledger_rows(ledger: StageDir, names: set[str]) -> list[dict[str, Any]]:
+    """The ledger's rows whose key or image id is one of these."""
+    if not names:
+        return []
+    wanted, found = list(names), []
+
+    values = pa.array(wanted, type=pa.string())
+    for ref in ledger.shards():
+        for batch in read_batches(ref):
+            hit = pc.or_(
+                pc.is_in(batch["key"], value_set=values),
+                pc.fill_null(pc.is_in(batch["image_id"], value_set=values), False),
+            )
+            found += batch.filter(hit).to_pylist()
+    return found

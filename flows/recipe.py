@@ -1,0 +1,253 @@
+"""The recipe: one frozen tree, read from YAML. An unknown key is refused by name."""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from lvd.flows.miniature import folder_of
+from lvd.infra.errors import InputError
+from lvd.tasks import cluster as cluster_stage
+from lvd.tasks import copies as copies_stage
+from lvd.tasks import crawl as crawl_stage
+from lvd.tasks import download as download_stage
+from lvd.tasks import embed as embed_stage
+from lvd.tasks import fingerprint as fingerprint_stage
+from lvd.tasks import publish as publish_stage
+from lvd.tasks import retrieve as retrieve_stage
+from lvd.tasks import screen as screen_stage
+from lvd.tasks.sources import Source
+
+UNION_TAGS = (
+    "source",
+    "urls",
+    "images",
+    "webdataset",
+    "dataset",
+    "sample",
+    "cluster",
+)  # pydantic names them in an error's place
+
+
+class Strict(BaseModel, frozen=True, extra="forbid"):
+    """A part of the recipe."""
+
+
+class Collection(Strict):
+    """A benchmark or a curated collection: a name, and the keys of its source beside it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ ()-]*$")
+    source: Source | None = None  # a collection without one can be planned, not run
+    num_images: int | None = Field(None, ge=0)  # for `lvd plan` only
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_source(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or ("source" in value and isinstance(value["source"], dict)):
+            return value
+        own = {key: value[key] for key in value if key in cls.model_fields and key != "source"}
+        rest = {key: value[key] for key in value if key not in own}
+        return {**own, "source": rest} if "kind" in rest or "path" in rest else {**own, **rest}
+
+
+class CuratedCollection(Collection):
+    """A curated collection: published as it is, used as queries, or both."""
+
+    include: bool = True
+    retrieve: retrieve_stage.Policy | None = None
+    eligible_clusters: int | None = Field(
+        None, ge=0
+    )  # for `lvd plan` only: clusters that hold at least `min_queries` of its images
+
+
+class Compute(Strict):
+    """Where the work runs."""
+
+    runner: Literal["local", "ray"] = "local"
+    address: str | None = None  # of the Ray cluster; null starts one on this machine
+    cpu_workers: int | Literal["auto"] = Field("auto")  # tasks at once; auto: the cores of this machine
+    gpus: int | Literal["auto"] = "auto"  # 0 computes on the CPU; auto uses a GPU where there is one
+
+    @model_validator(mode="after")
+    def _positive(self) -> "Compute":
+        if isinstance(self.cpu_workers, int) and self.cpu_workers < 1:
+            raise ValueError(f"cpu_workers must be 'auto' or at least 1, was {self.cpu_workers}")
+        if isinstance(self.gpus, int) and self.gpus < 0:
+            raise ValueError(f"gpus must be 'auto' or at least 0, was {self.gpus}")
+        return self
+
+
+class Miniature(Strict):
+    """The miniature web is drawn and served on loopback while the flow runs; `{miniature}` in a path is its folder."""
+
+    seed: int = 0
+    scale: int = Field(1, ge=1, le=1000)
+    port: int = Field(8765, ge=1024, le=65535)
+    folder: str | None = None  # null: beside the stages if the root is a local folder, else in the temporary folder
+
+
+class Expectations(Strict):
+    """For `lvd plan` only: what cannot be counted before it is there, and the pace of the machines."""
+
+    pool_images: int = Field(0, ge=0)
+    mean_image_bytes: int = Field(110_000, ge=1)
+    kept_after_fingerprint: float = Field(1.0, gt=0, le=1)
+    kept_after_copies: float = Field(1.0, gt=0, le=1)
+    vector_values: int = Field(1280, ge=1)
+    descriptor_values: int = Field(512, ge=1)
+    descriptors_per_gpu_second: float = Field(1000, gt=0)
+    embeddings_per_gpu_second: float = Field(100, gt=0)
+    gpus: int = Field(1, ge=1)
+
+
+class Recipe(Strict):
+    """Everything that decides what comes out. Defaults are the paper's."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    root: str = "lvd-data"
+    seed: int = Field(0, ge=0)
+    miniature: Miniature | None = None
+    pool: tuple[Source, ...] = ()
+    benchmarks: tuple[Collection, ...] = ()
+    curated: tuple[CuratedCollection, ...] = ()
+    crawl: crawl_stage.Config = crawl_stage.Config()
+    download: download_stage.Config = download_stage.Config()
+    screen: screen_stage.Config = screen_stage.Config()
+    fingerprint: fingerprint_stage.Config = fingerprint_stage.Config()
+    copies: copies_stage.Config = copies_stage.Config()
+    embed: embed_stage.Config = embed_stage.Config()
+    cluster: cluster_stage.Config = cluster_stage.Config()
+    retrieve: retrieve_stage.Config = retrieve_stage.Config()
+    publish: publish_stage.Config = publish_stage.Config()
+    compute: Compute = Compute()
+    plan: Expectations = Expectations()
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> "Recipe":
+        names = [collection.name for collection in (*self.benchmarks, *self.curated)]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"each collection must have a name of its own, {repeated[0]!r} stands twice: rename one")
+        return self
+
+
+def bundled() -> dict[str, str]:
+    """The recipes that come with lvd: name → text."""
+    return {
+        file.name.removesuffix(".yaml"): file.read_text()
+        for file in files("lvd.flows.recipes").iterdir()
+        if file.name.endswith(".yaml")
+    }
+
+
+def load(recipe: str, *, root: str | None = None, settings: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """The recipe of a file, or the bundled one of that name, with settings such as `copies.min_similarity=0.65`.
+
+    Raises InputError with one line that names the field, the value and the remedy.
+    """
+    known = bundled()
+    path = Path(recipe)
+    if path.is_file():
+        text = path.read_text()
+    elif recipe in known:
+        text = known[recipe]
+    else:
+        raise InputError(
+            f"recipe must be a YAML file or one of {', '.join(sorted(known))}, was {recipe!r}: check the path"
+        )
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{recipe} must be YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{recipe} must hold one YAML mapping, was {type(tree).__name__}: start with 'name: …'")
+    for setting in settings:
+        apply_setting(tree, setting)
+    if root is not None:
+        tree["root"] = root
+    if isinstance(tree.get("miniature"), dict):
+        folder = folder_of(str(tree.get("root", Recipe.model_fields["root"].default)), tree["miniature"])
+        tree = with_folder(tree, str(folder))
+    return parse(tree)
+
+
+def with_folder(tree: Any, folder: str) -> Any:
+    """The tree with `{miniature}` in its texts replaced by the miniature web's folder."""
+    if isinstance(tree, dict):
+        return {key: with_folder(value, folder) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [with_folder(value, folder) for value in tree]
+    return tree.replace("{miniature}", folder) if isinstance(tree, str) else tree
+
+
+def apply_setting(tree: dict[str, Any], setting: str) -> None:
+    """Puts `a.b=value` into the tree; the value is read as YAML."""
+    name, equals, value = setting.partition("=")
+    if not equals or not name.strip("."):
+        raise InputError(f"--set must be FIELD=VALUE, was {setting!r}: for example --set copies.min_similarity=0.65")
+    *parents, last = name.split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise InputError(f"--set {setting}: {parent} is not a mapping in the recipe: name a field below a mapping")
+    tree[last] = yaml.safe_load(value)
+
+
+def parse(tree: dict[str, Any]) -> Recipe:
+    """The checked recipe of a tree.
+
+    Raises InputError naming the first field that is wrong, its value and the remedy.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first, *others = error.errors()
+        more = f" ({len(others)} more after it)" if others else ""
+        raise InputError(sentence(first) + more) from error
+
+
+def sentence(error: dict[str, Any]) -> str:
+    """One line for one pydantic error: range, value, remedy."""
+    location = [part for index, part in enumerate(error["loc"]) if index == 0 or part not in UNION_TAGS]
+    field = "recipe" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    value, kind = error["input"], error["type"]
+    if kind == "extra_forbidden":
+        return f"{field}: unknown key{did_you_mean(str(location[-1]), keys_beside(location))}"
+    if kind == "missing":
+        return f"{field} must be given: add it to the recipe"
+    if kind == "union_tag_not_found":
+        return f"{field}.kind must be given: it says what the entry is"
+    context = error.get("ctx", {})
+    if kind == "union_tag_invalid":
+        return f"{field}.kind must be one of {context['expected_tags']}, was {context['tag']!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    for prefix in ("Input should be ", "String should "):
+        if message.startswith(prefix):
+            return f"{field} must be {message.removeprefix(prefix)}, was {value!r}"
+    return f"{field}: {message}" if kind == "value_error" else f"{field}: {message}, was {value!r}"
+
+
+def keys_beside(location: list[Any]) -> list[str]:
+    """The keys that are known where an unknown one stood, as far as the tree's own models tell."""
+    model: Any = Recipe
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        entries = {"pool": None, "benchmarks": Collection, "curated": CuratedCollection}
+        model = entries.get(part, field.annotation if field else None)
+        if model is None:
+            return []
+    return list(getattr(model, "model_fields", {}))
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f": did you mean {close[0]!r}?"
+    return f": known are {', '.join(known)}" if known else ": take it out"

@@ -1,0 +1,152 @@
+"""What the command line shows: tables, and the paths to open next."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lvd.flows.miniature import folder_of
+from lvd.flows.recipe import Recipe, load
+from lvd.flows.run import Snapshot
+from lvd.infra.storage import Storage
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    result = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for column in columns:
+        result.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return result
+
+
+def show_snapshot(snapshot: Snapshot) -> None:
+    """The account of a run: what was computed, the ledger's states, and where to look."""
+    storage = Storage(snapshot.root)
+    computed = sum(snapshot.computed.values())
+    if computed:
+        stages = ", ".join(f"{stage} {count}" for stage, count in snapshot.computed.items() if count)
+        console.print(f"computed {computed} shards in {snapshot.seconds:.1f} s ({stages})")
+    else:
+        console.print(f"nothing was computed: every stage was found complete ({snapshot.seconds:.1f} s)")
+    rows = table(f"ledger of {snapshot.version}", "state", "candidates", "share", numbers=("candidates", "share"))
+    for state, count in snapshot.ledger.items():
+        rows.add_row(state, f"{count:,}", f"{count / max(snapshot.candidates, 1):.1%}")
+    rows.add_row("candidates", f"{snapshot.candidates:,}", "balanced", style="bold")
+    console.print(rows)
+    console.print(f"dataset  {storage.uri(snapshot.curated)}")
+    console.print(f"report   {storage.uri(snapshot.curated)}/report.html")
+    console.print(f"ledger   {storage.uri(snapshot.curated)}/ledger")
+
+
+def show_answers(root: str, settings: list[str] | None) -> None:
+    """How the ledger compares with what was planted in the miniature web."""
+    from lvd.flows.inquiry import last_run
+    from lvd.infra.shards import StageDir, read_table
+    from lvd.tests.miniature import Miniature, check
+
+    recipe = load("mini", root=root, settings=settings or ())
+    last = last_run(Storage(recipe.root))
+    ledger = StageDir(root=recipe.root, stage=last["curated"], fingerprint="ledger")
+    rows = [row for ref in ledger.shards() for row in read_table(ref).to_pylist()]
+    score = check(Miniature.load(folder_of(recipe.root, recipe.miniature.model_dump())), rows)
+    found = table("planted in the miniature web", "what", "found", numbers=("found",))
+    found.add_row("exact duplicates dropped", f"{score.exact_recall:.1%}")
+    found.add_row("near copies dropped", f"{score.near_recall:.1%}")
+    found.add_row("mirrored copies dropped", f"{score.mirrored_recall:.1%}")
+    found.add_row("strongly cropped copies dropped", f"{score.strong_crop_recall:.1%}")
+    found.add_row("unrelated images dropped", f"{score.unrelated_dropped:.1%}")
+    found.add_row("copies of benchmark images left", str(score.benchmark_survivors))
+    found.add_row("faults with another reason than planted", str(len(score.faults_wrong)))
+    console.print(found)
+
+
+def show_plan(recipe: Recipe) -> None:
+    """The composition as the paper's Table 15 has it, and the loads of the stages."""
+    from lvd.flows.plan import composition, loads
+
+    numbers = ("images", "retrieved", "final")
+    rows = table(f"composition of {recipe.name}", "name", "images", "retrieval", "retrieved", "final", numbers=numbers)
+    lines = composition(recipe)
+    for line in lines:
+        retrieved = "–" if line.retrieved is None else f"{line.retrieved:,}"
+        rows.add_row(line.name, f"{line.images:,}", line.retrieval, retrieved, f"{line.final:,}")
+    rows.add_row("sum", "", "", "", f"{sum(line.final for line in lines):,}", style="bold")
+    console.print(rows)
+    work = table(
+        "load",
+        "stage",
+        "images",
+        "shards",
+        "read",
+        "written",
+        "GPU-hours",
+        numbers=("images", "shards", "read", "written", "GPU-hours"),
+    )
+    for load_ in loads(recipe, recipe.plan.pool_images):
+        hours = "–" if load_.gpu_hours is None else f"{load_.gpu_hours:,.0f}"
+        work.add_row(
+            load_.stage,
+            f"{load_.images:,}",
+            f"{load_.shards:,}",
+            size(load_.read_bytes),
+            size(load_.written_bytes),
+            hours,
+        )
+    console.print(work)
+
+
+def size(num_bytes: float) -> str:
+    """1,234,567 bytes as '1.2 MB'."""
+    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    while num_bytes >= 1000 and len(units) > 1:
+        num_bytes /= 1000
+        units.pop(0)
+    return f"{num_bytes:.1f} {units[0]}"
+
+
+def show_status(root: str) -> None:
+    from lvd.flows.inquiry import directories, last_run
+
+    rows = table(
+        root, "stage", "directory", "state", "used by the last run", "rows", "seconds", numbers=("rows", "seconds")
+    )
+    for found in directories(root):
+        used = "yes" if found.used else "no: stale"
+        rows.add_row(found.stage, found.name, found.state, used, f"{found.rows:,}", f"{found.seconds:.1f}")
+    console.print(rows)
+    last = last_run(Storage(root))
+    console.print(f"last run {last['run_id']}: {last['curated']}" if last else "no run has finished yet")
+
+
+def show_why(root: str, key: str) -> None:
+    from lvd.flows.inquiry import fates_of
+
+    for row in fates_of(root, key):
+        origin = f"({row['role']}, {row['source'] or 'no source'})"
+        console.print(f"[bold]{row['key']}[/bold]  image {row['image_id'] or '–'}  {origin}")
+        console.print(f"  {row['state']} at {row['stage']}: {row['reason']}{score(row)}")
+        if row["cause"]:
+            cause = row["cause"]
+            its_fate = f"{cause['state']} at {cause['stage']}: {cause['reason']}"
+            console.print(f"  because of {row['because_of']}: {cause['key']} ({its_fate})")
+        elif row["because_of"]:
+            console.print(f"  because of {row['because_of']}, an image of a benchmark or curated collection")
+
+
+def score(row: dict[str, Any]) -> str:
+    return "" if row["score"] is None or row["score"] != row["score"] else f", score {row['score']:.4f}"
+
+
+def show_models(filter_: str) -> None:
+    from lvd.tasks.models import available
+
+    rows = table("models", "name", "kind", "values", "note", numbers=("values",))
+    for name, kind, dim, note in available():
+        rows.add_row(name, kind, str(dim), note)
+    console.print(rows)
+    if filter_:
+        import timm
+
+        for name in timm.list_models(filter_, pretrained=True):
+            console.print(name)

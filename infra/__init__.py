@@ -1,0 +1,1 @@
+"""Storage, settings, errors, safety."""

@@ -1,0 +1,342 @@
+"""Arrow shards: how a stage's rows, its rejects and its accounts lie on storage."""
+
+import hashlib
+import json
+import resource
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel
+
+from lvd.infra.errors import InputError
+from lvd.infra.storage import Storage
+
+SCHEMA_VERSION = "1"
+BATCH_ROWS = 256
+BATCH_BYTES = 32 << 20
+REJECT_BYTES = 64 << 10
+
+REJECTS = pa.schema(
+    [
+        pa.field("key", pa.string()),  # the URL or source path of the candidate
+        pa.field(
+            "row", pa.int64()
+        ),  # its row in the input, counted over all shards of the partition; -1 if it has none
+        pa.field("image_id", pa.string()),
+        pa.field("state", pa.string()),  # dropped or failed
+        pa.field("reason", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("bytes", pa.binary()),  # the first 64 KiB of what came
+    ]
+)
+
+
+class ShardRef(BaseModel, frozen=True):
+    """Where one shard lies. References cross Prefect; arrays and images never do."""
+
+    root: str
+    directory: str  # below the root: stage/fingerprint
+    index: int
+    count: int
+    first_row: int = 0  # rows of the same dataset in the shards before this one
+    base: int = 0  # what makes a row of its partition a row of the pool
+    rows: int = -1  # -1 until it is written
+
+    def name(self, kind: str = "data", suffix: str = "arrow") -> str:
+        return f"{self.directory}/{kind}-{self.index:05d}-of-{self.count:05d}.{suffix}"
+
+
+class StageDir(BaseModel, frozen=True):
+    """One stage's output: `{root}/{stage}/{fingerprint}`."""
+
+    root: str
+    stage: str
+    fingerprint: str
+
+    @property
+    def directory(self) -> str:
+        return f"{self.stage}/{self.fingerprint}"
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.root)
+
+    def is_complete(self) -> bool:
+        return self.storage.exists(f"{self.directory}/stage.json")
+
+    def account(self) -> dict[str, Any]:
+        """stage.json: configuration, inputs, rows in, kept and dropped by reason, seconds, peak memory."""
+        return self.storage.read_json(f"{self.directory}/stage.json")
+
+    def planned(self, count: int) -> list[ShardRef]:
+        return [ShardRef(root=self.root, directory=self.directory, index=i, count=count) for i in range(count)]
+
+    def shards(self, base: int = 0) -> list[ShardRef]:
+        """The shards of a complete stage, with their rows."""
+        rows = self.account()["shard_rows"]
+        refs, first_row = [], 0
+        for ref, count in zip(self.planned(len(rows)), rows, strict=True):
+            refs.append(ref.model_copy(update={"first_row": first_row, "rows": count, "base": base}))
+            first_row += count
+        return refs
+
+    def missing(self, count: int) -> list[ShardRef]:
+        """The planned shards that are not on storage yet."""
+        there = set(self.storage.names(self.directory))
+        return [ref for ref in self.planned(count) if ref.name().rsplit("/", 1)[-1] not in there]
+
+
+class ShardWriter:
+    """Rows in, batches out: flushed by count and by bytes, so that memory does not follow the shard."""
+
+    def __init__(self, sink: pa.ipc.RecordBatchStreamWriter, schema: pa.Schema) -> None:
+        self._sink, self._schema = sink, schema
+        self._pending: list[dict[str, Any]] = []
+        self._pending_bytes = 0
+        self.rows = 0
+
+    def write(self, row: dict[str, Any], num_bytes: int = 0) -> None:
+        self._pending.append(row)
+        self._pending_bytes += num_bytes
+        self.rows += 1
+        if len(self._pending) >= BATCH_ROWS or self._pending_bytes >= BATCH_BYTES:
+            self.flush()
+
+    def write_table(self, table: pa.Table) -> None:
+        """A whole table of the shard's columns, cut into batches of a fixed number of rows."""
+        self.flush()
+        self.rows += table.num_rows
+        for batch in table.select(self._schema.names).cast(self._schema).combine_chunks().to_batches(BATCH_ROWS * 16):
+            self._sink.write_batch(batch)
+
+    def flush(self) -> None:
+        if self._pending:
+            self._sink.write_batch(pa.RecordBatch.from_pylist(self._pending, schema=self._schema))
+            self._pending, self._pending_bytes = [], 0
+
+
+class Shard:
+    """One shard being written: rows that are kept, rows that are rejected, and the account of both."""
+
+    def __init__(self, kept: ShardWriter, rejected: ShardWriter) -> None:
+        self.kept, self._rejected = kept, rejected
+        self.rows_in = 0
+        self.reasons: Counter[str] = Counter()
+        self.notes: dict[str, Any] = {}
+
+    def keep(self, row: dict[str, Any], num_bytes: int = 0) -> None:
+        self.rows_in += 1
+        self.kept.write(row, num_bytes)
+
+    def keep_table(self, table: pa.Table) -> None:
+        self.rows_in += table.num_rows
+        self.kept.write_table(table)
+
+    def reject(
+        self,
+        key: str,
+        reason: str,
+        *,
+        state: str = "failed",
+        row: int = -1,
+        image_id: str | None = None,
+        error: str = "",
+        data: bytes = b"",
+    ) -> None:
+        self.rows_in += 1
+        self.reasons[reason] += 1
+        values = {
+            "key": key,
+            "row": row,
+            "image_id": image_id,
+            "state": state,
+            "reason": reason,
+            "error": error[:1000],
+            "bytes": data[:REJECT_BYTES],
+        }
+        self._rejected.write(values, len(data))
+
+
+@contextmanager
+def write_shard(ref: ShardRef, schema: pa.Schema, config: dict[str, Any]) -> Iterator[Shard]:
+    """A shard to fill. Rejects and account are moved into place first, the data last: a shard that exists is done."""
+    storage, started = Storage(ref.root), time.time()
+    schema = with_metadata(schema, config)
+    rejects = with_metadata(REJECTS, config)
+    with storage.whole_file(ref.name()) as data_path:
+        with (
+            storage.whole_file(ref.name("rejects")) as rejects_path,
+            pa.OSFile(str(data_path), "wb") as data_file,
+            pa.ipc.new_stream(data_file, schema) as data_sink,
+            pa.OSFile(str(rejects_path), "wb") as rejects_file,
+            pa.ipc.new_stream(rejects_file, rejects) as rejects_sink,
+        ):
+            shard = Shard(ShardWriter(data_sink, schema), ShardWriter(rejects_sink, rejects))
+            yield shard
+            shard.kept.flush()
+            shard._rejected.flush()
+        storage.write_json(
+            ref.name("account", "json"),
+            {
+                "rows_in": shard.rows_in,
+                "rows": shard.kept.rows,
+                "reasons": dict(sorted(shard.reasons.items())),
+                "notes": shard.notes,
+                "seconds": round(time.time() - started, 3),
+                "started_at": round(started, 3),
+                "peak_memory_mb": peak_memory_mb(),
+                "node": socket.gethostname(),
+            },
+        )
+
+
+def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> Iterator[pa.RecordBatch]:
+    """The shard's record batches, one in memory at a time.
+
+    Raises InputError if the file was written with another schema version.
+    """
+    with Storage(ref.root).open(ref.name(kind)) as file, pa.ipc.open_stream(file) as stream:
+        version = (stream.schema.metadata or {}).get(b"lvd_schema_version", b"none").decode()
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{ref.root}/{ref.name(kind)}: schema version must be {SCHEMA_VERSION}, was {version}: "
+                "read it with the lvd that wrote it, or use another root"
+            )
+        for batch in stream:
+            yield batch if columns is None else batch.select(columns)
+
+
+def read_table(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> pa.Table:
+    """The named columns of a whole shard. Not for the column `image`."""
+    with Storage(ref.root).open(ref.name(kind)) as file, pa.ipc.open_stream(file) as stream:
+        schema = stream.schema.remove_metadata()
+    batches = [batch.replace_schema_metadata(None) for batch in read_batches(ref, columns, kind)]
+    return pa.Table.from_batches(
+        batches, schema=schema if columns is None else pa.schema([schema.field(c) for c in columns])
+    )
+
+
+def read_column(refs: list[ShardRef], name: str, kind: str = "data") -> pa.ChunkedArray:
+    """One small column over all shards. Memory: that column."""
+    tables = [read_table(ref, [name], kind) for ref in refs]
+    return pa.concat_tables(tables).column(name) if tables else pa.chunked_array([], type=pa.null())
+
+
+def gather_rows(refs: list[ShardRef], positions: np.ndarray, columns: list[str]) -> pa.Table:
+    """The rows at these positions of all shards together, in the order asked. Memory: one shard, and the result."""
+    order = np.argsort(positions, kind="stable")
+    wanted, first, parts = positions[order], 0, []
+    for ref in refs:
+        inside = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + ref.rows)]
+        if len(inside):
+            parts.append(read_table(ref, columns).take(pa.array(inside - first)))
+        first += ref.rows
+    if not parts:
+        return read_table(refs[0], columns).slice(0, 0)
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    return pa.concat_tables(parts).take(pa.array(back))
+
+
+def pool_rows(refs: list[ShardRef]) -> np.ndarray:
+    """(n,) int64: the pool row of every row of a sidecar, ascending."""
+    parts = [read_table(ref, ["row"])["row"].to_numpy() + ref.base for ref in refs]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+
+def with_metadata(schema: pa.Schema, config: dict[str, Any]) -> pa.Schema:
+    """The schema with what identifies its file: version, configuration, and the features that `datasets` reads."""
+    from datasets import Features
+
+    features = Features.from_arrow_schema(schema.remove_metadata())
+    if "image" in schema.names:
+        from datasets import Image
+
+        features["image"] = Image()
+    return schema.with_metadata(
+        {
+            "lvd_schema_version": SCHEMA_VERSION,
+            "lvd_config": json.dumps(config, sort_keys=True),
+            "huggingface": json.dumps({"info": {"features": features.to_dict()}}, sort_keys=True),
+        }
+    )
+
+
+def fingerprint(*parts: Any) -> str:
+    """32 hex characters that change when any part changes. Parts are JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def commit(
+    target: StageDir, count: int, *, config: dict[str, Any], inputs: dict[str, Any], notes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Closes a stage and returns its stage.json, which is written last; the files before it make it a dataset."""
+    storage, refs = target.storage, target.planned(count)
+    accounts = [storage.read_json(ref.name("account", "json")) for ref in refs]
+    with storage.open(refs[0].name()) as file, pa.ipc.open_stream(file) as stream:
+        features = json.loads(stream.schema.metadata[b"huggingface"])["info"]["features"]
+    write_dataset_files(
+        storage, target.directory, features, [ref.name().rsplit("/", 1)[-1] for ref in refs], target.fingerprint
+    )
+    reasons: Counter[str] = Counter()
+    for account in accounts:
+        reasons.update(account["reasons"])
+    account = {
+        "stage": target.stage,
+        "fingerprint": target.fingerprint,
+        "schema_version": SCHEMA_VERSION,
+        "config": config,
+        "inputs": inputs,
+        "versions": versions(),
+        "rows_in": sum(a["rows_in"] for a in accounts),
+        "rows": sum(a["rows"] for a in accounts),
+        "shard_rows": [a["rows"] for a in accounts],
+        "reasons": dict(sorted(reasons.items())),
+        "seconds": round(sum(a["seconds"] for a in accounts), 3),
+        "started_at": min((a["started_at"] for a in accounts), default=time.time()),
+        "ended_at": round(time.time(), 3),
+        "peak_memory_mb": max((a["peak_memory_mb"] for a in accounts), default=0),
+        "shard_notes": [a["notes"] for a in accounts] if any(a["notes"] for a in accounts) else [],
+        "notes": notes or {},
+    }
+    storage.write_json(f"{target.directory}/stage.json", account)
+    return account
+
+
+def write_dataset_files(
+    storage: Storage, directory: str, features: dict[str, Any], files: list[str], identity: str
+) -> None:
+    """The two files that make a folder of Arrow streams a dataset for `datasets.load_from_disk`."""
+    storage.write_json(
+        f"{directory}/dataset_info.json",
+        {"citation": "", "description": "", "features": features, "homepage": "", "license": ""},
+    )
+    state = {
+        "_data_files": [{"filename": name} for name in files],
+        "_fingerprint": identity[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    storage.write_json(f"{directory}/state.json", state)
+
+
+def versions() -> dict[str, str]:
+    """What computed a result, for the record; not part of a fingerprint."""
+    from importlib.metadata import version
+    from platform import machine, python_version
+
+    names = ("lvd", "torch", "timm", "pyarrow", "datasets", "pillow", "numpy", "prefect")
+    return {"python": python_version(), "machine": machine(), **{name: version(name) for name in names}}
+
+
+def peak_memory_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -1,0 +1,120 @@
+"""A root on any fsspec filesystem, where every file appears whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+TEMPORARY = ".tmp"
+
+
+class Storage:
+    """Files below one root URI: a local folder, `s3://…`, or whatever fsspec knows.
+
+    Names are relative, with forward slashes. Credentials and endpoints come from the environment, as the filesystem's
+    own library reads them (for S3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …), never from a recipe.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.fs, path = fsspec.core.url_to_fs(root)
+        self.path = path.rstrip("/")
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.root = self.path if self.is_local else root.rstrip("/")
+
+    def locate(self, name: str) -> str:
+        return f"{self.path}/{name}" if name else self.path
+
+    def uri(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str) -> bool:
+        return self.fs.exists(self.locate(name))
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what lies directly in a folder, sorted; empty if there is no such folder."""
+        self.fs.invalidate_cache(self.locate(folder))
+        try:
+            found = self.fs.ls(self.locate(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name for path in found if (name := str(path).rstrip("/").rsplit("/", 1)[-1]))
+
+    def read_bytes(self, name: str) -> bytes:
+        return self.fs.cat_file(self.locate(name))
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read_bytes(name))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        with self.whole_file(name) as path:
+            path.write_bytes(data)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_bytes(name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+    def create(self, name: str, data: bytes) -> bool:
+        """True if the file was made, False if one of that name is already there; decided by the filesystem."""
+        target = self.locate(name)
+        if not self.is_local:
+            with suppress(FileExistsError):
+                self.fs.pipe_file(target, data, mode="create")
+                return True
+            return False
+        with self._temporary() as path:
+            path.write_bytes(data)
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target)  # fails if the target exists, and shows it whole
+            except FileExistsError:
+                return False
+        return True
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.fs.rm(self.locate(name), recursive=True)
+
+    def remove_temporary(self) -> None:
+        """Removes what an ended process left half written. Only the holder of the root's lease may call it."""
+        if self.is_local:
+            shutil.rmtree(self.locate(TEMPORARY), ignore_errors=True)
+
+    @contextmanager
+    def whole_file(self, name: str) -> Iterator[Path]:
+        """A local path to write to; on leaving without an error the file moves to its name in one step.
+
+        Local: fsync, then rename. Object store: one PUT or one completed multipart upload.
+        """
+        with self._temporary() as path:
+            yield path
+            if not self.is_local:
+                self.fs.put_file(str(path), self.locate(name))
+                return
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            target = Path(self.locate(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        folder = Path(self.locate(TEMPORARY)) if self.is_local else Path(tempfile.gettempdir()) / "lvd"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / uuid.uuid4().hex
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def open(self, name: str) -> pa.NativeFile:
+        """The file for reading: memory-mapped if it is local, else streamed."""
+        if self.is_local:
+            return pa.memory_map(self.locate(name))
+        return pa.PythonFile(self.fs.open(self.locate(name), "rb"), mode="r")

@@ -1,0 +1,1 @@
+"""Pure array code: array in, array out."""

@@ -1,0 +1,190 @@
+"""Exact nearest neighbours by cosine similarity: every query against every row, in tiles, on any device.
+
+A float32 product of a tile screens the pairs; those that can still matter are scored again in float64, and every
+comparison is made on that second score, rounded to 5 decimals. The products of float16 numbers, and the sums of such
+products over unit rows, are exact in float64 (multiples of 2^-48, below 2), so the answer is a property of the vectors
+alone: tile sizes, block cuts, thread counts, processors and devices cannot change a bit of it. With float32 vectors the
+last bits of the float64 sums may differ; after the rounding about one similarity in 10^10 could.
+
+Cost: 2 x q x n x d operations at 0.8 to 1.0 of a plain float32 product, reading the database once per call.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+QUERY_TILE = 256
+DATABASE_TILE = 4096
+# Similarities are kept as integers, in units of 1e-5.
+DECIMALS = 5
+SCALE = 10**DECIMALS
+# Above the error of the screening product of unit rows: 2^-8 in bfloat16, the coarsest that torch may be set to use.
+SCREEN_MARGIN = 0.005
+# A tile with more than one pair in this many left to score is scored by a float64 product, with fewer pair by pair.
+SPARSE = 256
+# Unit rows in float16 are up to 1.0005 long.
+MAX_NORM = 1.01
+# A neighbour is one integer that sorts by descending similarity, then row: (KEY_ZERO - similarity) << ROW_BITS | row.
+ROW_BITS = 40
+KEY_ZERO = 1 << 18
+NOTHING = np.iinfo(np.int64).max
+
+
+def nearest(
+    queries: np.ndarray,
+    database: Iterable[tuple[int, np.ndarray]],
+    *,
+    k: int,
+    min_similarity: float = -1.0,
+    exclude: np.ndarray | None = None,
+    device: str = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k most similar database rows of each query: similarity (q, k) float32, rows (q, k) int64.
+
+    Descending similarity, rounded to 5 decimals; equal ones by ascending row; padded with -inf and row -1.
+
+    queries: (q, d) float16 or float32, rows of unit length (or zero).
+    database: blocks (first_row, (b, d) array), in any order and of any sizes, no row twice; read once.
+    k: neighbours kept; PAPER.md 1: 64 for the copy graph, 4 or 32 for retrieval. Memory grows by 8 bytes x q x k.
+    min_similarity: pairs below it are left out; those equal to it after the rounding are kept.
+    exclude: (q,) int64, a row that is no neighbour of that query (itself), or -1.
+    Raises ValueError for k < 1, for rows of unlike widths, and for a row that is not finite or longer than a unit row.
+    """
+    import torch
+
+    if k < 1:
+        raise ValueError(f"k must be at least 1, was {k}")
+    if exclude is not None and exclude.shape != (len(queries),):
+        raise ValueError(f"exclude must have one row per query, ({len(queries)},), had the shape {exclude.shape}")
+    floor = _lowest_kept(min_similarity)
+    query_rows = _to_device(queries, "query", 0, device)
+    excluded = None if exclude is None else torch.as_tensor(exclude, dtype=torch.int64, device=device)
+    best = torch.full((len(queries), k), NOTHING, dtype=torch.int64, device=device)
+    for first_row, tile in _tiles(database, queries.shape[1], device):
+        for start in range(0, len(queries), QUERY_TILE):
+            part = slice(start, start + QUERY_TILE)
+            left_out = None if excluded is None else excluded[part] - first_row
+            best[part] = _merge_tile(best[part], query_rows[part], tile, first_row, floor, left_out)
+    return _decode(best)
+
+
+def edges(similarity: np.ndarray, rows: np.ndarray, first_row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Undirected edges of a nearest-neighbour result: (m, 2) int64, left < right, sorted and unique, and (m,) float32.
+
+    similarity, rows: (q, k), as `nearest` returns them, for the queries that are the rows first_row + i; -1 is padding.
+    A pair found from both sides is one edge; a row is not joined to itself.
+    """
+    query = np.repeat(np.arange(first_row, first_row + len(rows), dtype=np.int64), rows.shape[1])
+    other = rows.ravel()
+    keep = (other >= 0) & (other != query)
+    pairs = np.sort(np.column_stack([query[keep], other[keep]]), axis=1)
+    score = similarity.ravel()[keep]
+    order = np.lexsort((-score, pairs[:, 1], pairs[:, 0]))
+    pairs, score = pairs[order], score[order]
+    first = np.ones(len(pairs), dtype=bool)
+    first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
+    return pairs[first], score[first].astype(np.float32)
+
+
+def _lowest_kept(min_similarity: float) -> int:
+    """The lowest similarity that is kept, in units of 1e-5; -1 bounds nothing, as float16 rows are not quite unit."""
+    return -KEY_ZERO if min_similarity <= -1.0 else math.ceil(min_similarity * SCALE - 1e-3)
+
+
+def _tiles(
+    database: Iterable[tuple[int, np.ndarray]], dimension: int, device: str
+) -> Iterator[tuple[int, "torch.Tensor"]]:
+    """The database in pieces of at most DATABASE_TILE checked rows: (first_row, (b, d) float32 on the device)."""
+    for first_row, block in database:
+        if block.shape[1] != dimension:
+            raise ValueError(f"database rows must be as wide as the queries, {dimension}, were {block.shape[1]} wide")
+        for start in range(0, len(block), DATABASE_TILE):
+            part = block[start : start + DATABASE_TILE]
+            yield first_row + start, _to_device(part, "database", first_row + start, device)
+
+
+def _to_device(vectors: np.ndarray, name: str, first_row: int, device: str) -> "torch.Tensor":
+    """The rows as (n, d) float32 on the device. Raises ValueError that names the first row that is no unit row."""
+    import torch
+
+    rows = torch.from_numpy(np.array(vectors, order="C")).to(device).float()
+    norm = torch.linalg.vector_norm(rows, dim=1)
+    wrong = torch.nonzero(~(norm <= MAX_NORM))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"{name} row {first_row + row} must be finite and of unit length, its length was {float(norm[row]):.4g}"
+        )
+    return rows
+
+
+def _merge_tile(
+    best: "torch.Tensor",
+    queries: "torch.Tensor",
+    tile: "torch.Tensor",
+    first_row: int,
+    floor: int,
+    left_out: "torch.Tensor | None",
+) -> "torch.Tensor":
+    """The best keys (q, k) after one more tile, whose row j is the database's row first_row + j.
+
+    floor: lowest similarity kept, in units of 1e-5. left_out: (q,) rows of the tile that are no neighbours.
+    """
+    import torch
+
+    k = best.shape[1]
+    query, column = _candidates(best[:, -1], queries, tile, floor, k)
+    if left_out is not None:
+        keep = column != left_out[query]
+        query, column = query[keep], column[keep]
+    score = torch.round(_float64_products(queries, tile, query, column) * SCALE).to(torch.int64)
+    keep = score >= floor
+    query, key = query[keep], ((KEY_ZERO - score[keep]) << ROW_BITS) | (column[keep] + first_row)
+    if not len(query):
+        return best
+    found = torch.bincount(query, minlength=len(queries))
+    place = torch.arange(len(query), device=query.device) - (found.cumsum(0) - found)[query]
+    keys = torch.full((len(queries), k + int(found.max())), NOTHING, dtype=torch.int64, device=query.device)
+    keys[:, :k] = best
+    keys[query, k + place] = key
+    return keys.sort(dim=1).values[:, :k]
+
+
+def _candidates(
+    worst_key: "torch.Tensor", queries: "torch.Tensor", tile: "torch.Tensor", floor: int, k: int
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Every (query, column) of the tile that can be among the k best, and a few more, sorted: two (m,) int64."""
+    import torch
+
+    worst = torch.where(worst_key == NOTHING, floor, KEY_ZERO - (worst_key >> ROW_BITS))
+    bound = worst.clamp(min=floor).to(torch.float32) / SCALE - SCREEN_MARGIN
+    screen = queries @ tile.T
+    possible = screen >= bound[:, None]
+    if k + 1 < len(tile) and int(possible.sum()) * SPARSE > possible.numel():
+        # One more than k, as the row that is left out can be among them.
+        kth = screen.topk(k + 1, dim=1, sorted=False).values.amin(dim=1) - 2 * SCREEN_MARGIN
+        possible = screen >= torch.maximum(bound, kth)[:, None]
+    return torch.nonzero(possible, as_tuple=True)
+
+
+def _float64_products(
+    queries: "torch.Tensor", tile: "torch.Tensor", query: "torch.Tensor", column: "torch.Tensor"
+) -> "torch.Tensor":
+    """Inner products of the pairs (query[i], column[i]): (m,) float64."""
+    if len(query) * SPARSE > len(queries) * len(tile):
+        return (queries.double() @ tile.double().T)[query, column]
+    return (queries[query].double() * tile[column].double()).sum(dim=1)
+
+
+def _decode(best: "torch.Tensor") -> tuple[np.ndarray, np.ndarray]:
+    """Similarity (q, k) float32 and rows (q, k) int64 of the keys."""
+    keys = best.cpu().numpy()
+    empty = keys == NOTHING
+    similarity = (KEY_ZERO - (keys >> ROW_BITS)) / SCALE
+    rows = keys & ((1 << ROW_BITS) - 1)
+    return np.where(empty, -np.inf, similarity).astype(np.float32), np.where(empty, -1, rows)

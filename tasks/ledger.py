@@ -1,0 +1,111 @@
+"""The ledger: the fate of every candidate, which ends in exactly one state; the states sum to the candidates."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from lvd.infra.shards import Shard, ShardRef, read_column, read_table, write_shard
+from lvd.tasks import schemas
+
+SCHEMA = schemas.LEDGER
+VERSION = 1
+STATES = ("kept", "dropped", "failed")
+
+
+class LedgerError(Exception):
+    """The ledger does not balance: a defect, never the user's."""
+
+
+@task(name="ledger-pool", persist_result=False, cache_policy=NO_CACHE)
+def pool_shard(
+    manifest: ShardRef,
+    images: ShardRef,
+    fates: ShardRef,
+    vectors: ShardRef,
+    selection: list[ShardRef],
+    part: int,
+    target: ShardRef,
+) -> ShardRef:
+    """The ledger of one shard of pool candidates: rejected on the way in, ended by a decision, or settled by retrieval.
+
+    part: the number of the partition's images in the selection.
+    """
+    table = pa.concat_tables([read_table(ref) for ref in selection])
+    mine = table.filter(pa.array(table["part"].to_numpy() == part))
+    chosen = dict(zip(mine["row"].to_pylist(), mine.select(["query_id", "similarity"]).to_pylist(), strict=True))
+    failed = {r["row"]: r["reason"] for r in read_table(vectors, ["row", "reason"], kind="rejects").to_pylist()}
+    keys, sources = read_table(images, ["key", "source"]).to_pydict().values()
+    with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
+        _keep_rejects(shard, manifest, "crawl", "pool")
+        _keep_rejects(shard, images, "download", "pool")
+        for index, fate in enumerate(read_table(fates).to_pylist()):
+            row = images.first_row + index
+            if fate["state"] == "kept":
+                fate |= _settled(chosen.get(row), failed.get(row), fate["image_id"])
+            shard.keep({"key": keys[index], "role": "pool", "source": sources[index], **fate})
+            shard.reasons[fate["state"]] += 1
+    return target.model_copy(update={"rows": shard.kept.rows})
+
+
+def _settled(match: dict[str, Any] | None, failure: str | None, image_id: str) -> dict[str, Any]:
+    """What became of an image that survived deduplication."""
+    if failure is not None:
+        return {"state": "failed", "stage": "embed", "reason": failure}
+    if match is None:
+        return {"state": "dropped", "stage": "retrieve", "reason": "not_retrieved"}
+    return {
+        "state": "kept",
+        "stage": "publish",
+        "reason": "retrieved",
+        "score": match["similarity"],
+        "because_of": match["query_id"],
+    }
+
+
+@task(name="ledger-curated", persist_result=False, cache_policy=NO_CACHE)
+def curated_shard(
+    manifest: ShardRef, images: ShardRef, selection: list[ShardRef], part: int, target: ShardRef
+) -> ShardRef:
+    """The ledger of one shard of an included collection: published as it is, unless its content is there already."""
+    table = pa.concat_tables([read_table(ref, ["part", "row"]) for ref in selection])
+    chosen = table["row"].to_numpy()[table["part"].to_numpy() == part]
+    rows = read_table(images, ["key", "source", "image_id"]).to_pylist()
+    published = np.isin(np.arange(images.first_row, images.first_row + len(rows)), chosen)
+    with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
+        _keep_rejects(shard, manifest, "crawl", "curated")
+        _keep_rejects(shard, images, "download", "curated")
+        for row, keep in zip(rows, published.tolist(), strict=True):
+            if keep:
+                fate = {"state": "kept", "stage": "publish", "reason": "curated"}
+            else:
+                fate = {
+                    "state": "dropped",
+                    "stage": "publish",
+                    "reason": "exact_duplicate",
+                    "score": 1.0,
+                    "because_of": row["image_id"],
+                }
+            shard.keep({**row, "role": "curated", **fate})
+            shard.reasons[fate["state"]] += 1
+    return target.model_copy(update={"rows": shard.kept.rows})
+
+
+def _keep_rejects(shard: Shard, ref: ShardRef, stage: str, role: str) -> None:
+    for reject in read_table(ref, ["key", "image_id", "state", "reason"], kind="rejects").to_pylist():
+        shard.keep({"role": role, "stage": stage, **reject})
+        shard.reasons[reject["state"]] += 1
+
+
+def check_balance(refs: list[ShardRef], candidates: int) -> dict[str, int]:
+    """Rows in each state.
+
+    Raises LedgerError if a row has no state, or the states do not sum to the candidates that the sources hold.
+    """
+    names, counts = np.unique(read_column(refs, "state").to_numpy().astype(str), return_counts=True)
+    states = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    if set(states) - set(STATES) or sum(states.values()) != candidates:
+        raise LedgerError(f"the ledger does not balance: {candidates} candidates, but the states are {states}")
+    return {state: states.get(state, 0) for state in STATES}

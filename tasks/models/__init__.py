@@ -1,0 +1,254 @@
+"""Image models: a registry and one file per family.
+
+A model turns RGB images into unit vectors. To add one, write a function with `@register` in a file of this folder and
+import that file at the end of this one; `builtin.py` needs no weights, `torchscript.py` needs a file, `timm_models.py`
+takes every name that is left. What is registered is light: a model is built, and torch imported, by `load` only.
+"""
+
+import difflib
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import fsspec
+import numpy as np
+from pydantic import BaseModel, Field
+
+from lvd.infra.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Channels = tuple[float, float, float]
+
+
+class ModelSpec(BaseModel, frozen=True, extra="forbid"):
+    """Which model, and what may be said about its input; null leaves it to the model."""
+
+    model: str  # a name that `lvd models` lists, or any name of timm
+    path: str | None = None  # the weights: a state dict for a timm name, a TorchScript file; a local path or a URI
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")  # of the file at `path`; another content is refused
+    input_px: int | None = Field(None, ge=8, le=4096)  # edge of the square that the model sees; its square is the cost
+    resize: Literal["square", "short_edge"] | None = None  # squeeze to the square, or scale and crop its middle
+    mean: Channels | None = None  # of each channel, subtracted; pixel values are in [0, 1]
+    std: Channels | None = None  # of each channel, divided by
+
+
+class ImageModel(Protocol):
+    """A loaded model. Instances may be used by several threads at once."""
+
+    dim: int
+    min_short_edge_px: int  # the image may be decoded at a reduced scale whose short edge is still this long; 0: whole
+
+    def preprocess(self, image: "Image.Image") -> Any:
+        """The input of one RGB image: an array or a tensor, of the same shape and dtype for every image."""
+        ...
+
+    def embed(self, batch: Any) -> np.ndarray:
+        """(b, dim) float32 unit rows of (b, …) stacked inputs. A row that the model cannot give is NaN."""
+        ...
+
+
+class CopyThresholds(BaseModel, frozen=True):
+    """Cosines from which on two images count as copies of one another.
+
+    min_similarity: self-deduplication; benchmark_min_similarity: relative deduplication, looser on purpose;
+    floor: edges below it are not worth measuring.
+    """
+
+    min_similarity: float
+    benchmark_min_similarity: float
+    floor: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """One entry of the registry: a model, or all the models that a prefix stands for.
+
+    build: (spec, device) to the loaded model; check: raises InputError for a spec that cannot be built, its second
+    argument is the place in the recipe; digest: what tells these weights from others.
+    """
+
+    name: str
+    kind: str
+    dim: int | None
+    note: str
+    build: Callable[[ModelSpec, str], ImageModel]
+    check: Callable[[ModelSpec, str], None]
+    digest: Callable[[ModelSpec], str]
+    thresholds: CopyThresholds | None
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(
+    name_or_prefix: str,
+    *,
+    kind: str,
+    note: str,
+    check: Callable[[ModelSpec, str], None],
+    digest: Callable[[ModelSpec], str],
+    dim: int | None = None,
+    thresholds: CopyThresholds | None = None,
+) -> Callable[[Callable[[ModelSpec, str], ImageModel]], Callable[[ModelSpec, str], ImageModel]]:
+    """A decorator that enters a function `(spec, device) -> ImageModel` under a name or a prefix that ends in ":".
+
+    The empty prefix takes every name that nothing else takes. Fields as in `Family`.
+    """
+
+    def enter(build: Callable[[ModelSpec, str], ImageModel]) -> Callable[[ModelSpec, str], ImageModel]:
+        _FAMILIES[name_or_prefix] = Family(name_or_prefix, kind, dim, note, build, check, digest, thresholds)
+        return build
+
+    return enter
+
+
+def _family(name: str) -> Family:
+    """The entry of that name, else of its longest prefix."""
+    if name in _FAMILIES:
+        return _FAMILIES[name]
+    prefixes = [key for key in _FAMILIES if (not key or key.endswith(":")) and name.startswith(key)]
+    return _FAMILIES[max(prefixes, key=len)]
+
+
+class _Loaded:
+    """The models that this process holds. Threads that ask for the same one at once get one load."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._locks: dict[tuple[Any, ...], threading.Lock] = {}
+        self._models: dict[tuple[Any, ...], ImageModel] = {}
+
+    def get(self, key: tuple[Any, ...], build: Callable[[], ImageModel]) -> ImageModel:
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._models:
+                self._models[key] = build()
+            return self._models[key]
+
+
+_LOADED = _Loaded()
+
+
+def load(spec: ModelSpec, *, device: str = "cpu") -> ImageModel:
+    """The model, loaded once in a process for each spec, device and state of its file.
+
+    Raises InputError if it cannot be had: unknown name, no such file, other content than `sha256`, weights that do not
+    fit, a hub that cannot be reached.
+    """
+    state = None
+    if spec.path is not None:
+        filesystem, path = _locate(spec.path, f"model {spec.model}: path")
+        state = filesystem.ukey(path)
+    return _LOADED.get((spec, device, state), lambda: _family(spec.model).build(spec, device))
+
+
+def weights_digest(spec: ModelSpec) -> str:
+    """What tells these weights from others, for the fingerprint of a stage; no model is loaded.
+
+    `builtin:NAME:VERSION`, `sha256:…` of the file at `path`, or the timm name with its pretrained tag and hub id.
+    Raises InputError for a name or a file that does not exist.
+    """
+    return _family(spec.model).digest(spec)
+
+
+def copy_thresholds(spec: ModelSpec) -> CopyThresholds | None:
+    """The model's own thresholds for copy detection; None if it has none and the recipe must name them."""
+    return _family(spec.model).thresholds
+
+
+def check(spec: ModelSpec, where: str) -> None:
+    """Returns if the spec can be loaded as far as names and files tell; no model is built.
+
+    where: the section of the recipe that holds the spec, e.g. "recipe.embed".
+    Raises InputError, one line: the field, the value and the remedy.
+    """
+    _family(spec.model).check(spec, where)
+
+
+def available(name_contains: str | None = None) -> list[tuple[str, str, int | str, str]]:
+    """(name, kind, dim or "", note) of the models, for `lvd models`.
+
+    name_contains: only names that contain it, and then timm's own pretrained names are among them.
+    """
+    rows = [(family.name or "NAME", family.kind, family.dim or "", family.note) for family in _FAMILIES.values()]
+    if name_contains is None:
+        return rows
+    wanted = name_contains.lower()
+    timm = timm_models.pretrained_names()
+    rows = [row for row in rows if wanted in row[0].lower()]
+    return rows + [(name, "timm", "", hub_id) for name, hub_id in timm if wanted in name.lower()]
+
+
+def unknown_model(name: str, where: str, known: Iterable[str] = ()) -> InputError:
+    """The error for a name that nothing takes, with the nearest one of `known` and of the registry."""
+    names = [*(key for key in _FAMILIES if key and not key.endswith(":")), *known]
+    nearest = sorted((known for known in names if known.startswith(name)), key=lambda known: (len(known), known))
+    nearest = nearest or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    return InputError(f"{where}.model: unknown model '{name}': {hint}List them with 'lvd models'")
+
+
+def unit_features(module: Callable[[Any], Any], batch: Any, device: str) -> np.ndarray:
+    """(b, dim) float32 unit rows of what a torch module gives for a batch; a row that is zero or not finite is NaN.
+
+    Raises TypeError if the module gives anything but one tensor.
+    """
+    import torch
+
+    if not isinstance(batch, torch.Tensor):
+        batch = torch.from_numpy(np.require(batch, requirements="W"))  # torch warns of read-only arrays
+    with torch.inference_mode():
+        features = module(batch.to(device))
+        if not isinstance(features, torch.Tensor):
+            raise TypeError(f"the module gives {type(features).__name__}, not one tensor")
+        features = features.float().flatten(1)
+        return (features / features.norm(dim=1, keepdim=True)).cpu().numpy()
+
+
+def check_file(spec: ModelSpec, where: str) -> None:
+    """Raises InputError if there is no file at `path`, or one with another content than `sha256`."""
+    filesystem, path = _locate(spec.path, f"{where}.path")
+    if spec.sha256 is not None:
+        with filesystem.open(path, "rb") as file:
+            _same_content(spec, hashlib.file_digest(file, "sha256").hexdigest(), f"{where}.sha256")
+
+
+def file_digest(spec: ModelSpec) -> str:
+    """`sha256:…` of the file at `path`. Raises InputError if there is none."""
+    filesystem, path = _locate(spec.path, f"model {spec.model}: path")
+    with filesystem.open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_file(spec: ModelSpec) -> bytes:
+    """The bytes at `path`. Raises InputError if there are none, or they do not have the digest `sha256`."""
+    filesystem, path = _locate(spec.path, f"model {spec.model}: path")
+    data = filesystem.cat_file(path)
+    if spec.sha256 is not None:
+        _same_content(spec, hashlib.sha256(data).hexdigest(), f"model {spec.model}: sha256")
+    return data
+
+
+def _same_content(spec: ModelSpec, found: str, where: str) -> None:
+    if found != spec.sha256:
+        raise InputError(f"{where}: {spec.path} has {found}, not {spec.sha256}: fetch the file again or correct sha256")
+
+
+def _locate(uri: str, where: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(filesystem, path) of a file that is there. Raises InputError."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        if filesystem.isfile(path):
+            return filesystem, path
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{where}: cannot read {uri}: {error}: correct the path or the access to it") from error
+    raise InputError(f"{where}: no file at {uri}: correct the path or put the weights there")
+
+
+# At the end: a family file needs `register` and what stands above.
+from lvd.tasks.models import builtin, timm_models, torchscript  # noqa: E402, F401

@@ -1,0 +1,174 @@
+"""Every model of timm, with the preprocessing that comes with its weights (`timm.data.resolve_model_data_config`).
+
+Weights come from the hub by the model's name, or from a state dict at `path`. Nothing is unpickled: safetensors, or
+`torch.load(weights_only=True)`.
+"""
+
+import io
+import math
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from lvd.infra.errors import InputError
+from lvd.tasks.models import ModelSpec, check_file, file_digest, read_file, register, unit_features, unknown_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+HUB_PREFIXES = ("hf_hub:", "hf-hub:", "local-dir:")
+NO_WEIGHTS = "name one with a pretrained tag (a filter after 'lvd models' lists them) or give path"
+
+
+class TimmModel:
+    """A timm model without its classifier: the pooled features."""
+
+    def __init__(self, model: "torch.nn.Module", spec: ModelSpec, device: str) -> None:
+        import timm.data
+        import torch
+
+        config = timm.data.resolve_model_data_config(model) | _overrides(spec)
+        self.transform = timm.data.create_transform(**config, is_training=False)
+        edge = min(config["input_size"][1:])
+        self.min_short_edge_px = 2 * math.ceil(edge / config["crop_pct"])  # so that the resize still averages
+        self.device = device
+        self.model = model.to(device).eval()
+        self.dim = self.embed(torch.zeros(1, *config["input_size"])).shape[1]
+
+    def preprocess(self, image: "Image.Image") -> "torch.Tensor":
+        """(3, h, w) float32 as the weights were trained with."""
+        return self.transform(image)
+
+    def embed(self, batch: Any) -> "np.ndarray":
+        """(b, dim) float32 unit rows of (b, 3, h, w) float32; a row that is zero or not finite is NaN."""
+        return unit_features(self.model, batch, self.device)
+
+
+def pretrained_names() -> list[tuple[str, str]]:
+    """(name with its pretrained tag, hub id) of all timm models that have weights."""
+    import timm
+
+    return [(name, timm.models.get_pretrained_cfg(name).hf_hub_id or "") for name in timm.list_pretrained()]
+
+
+def _overrides(spec: ModelSpec) -> dict[str, Any]:
+    """What the spec changes in the data configuration of the weights."""
+    changed: dict[str, Any] = {}
+    if spec.input_px is not None:
+        changed["input_size"] = (3, spec.input_px, spec.input_px)
+    if spec.resize is not None:
+        changed["crop_mode"] = "squash" if spec.resize == "square" else "center"
+        changed |= {"crop_pct": 1.0} if spec.resize == "square" else {}
+    return changed | {name: value for name in ("mean", "std") if (value := getattr(spec, name)) is not None}
+
+
+def _check(spec: ModelSpec, where: str) -> None:
+    """Raises InputError for a name that timm does not know, a name without weights, a file that is not there."""
+    if spec.path is None:
+        if spec.sha256 is not None:
+            raise InputError(f"{where}.sha256 is that of the file at path, and path was null: give both or none")
+    else:
+        check_file(spec, where)
+    if spec.model.startswith(HUB_PREFIXES):
+        return
+    if ":" in spec.model:  # a prefix that nobody has; timm is not needed to know
+        raise unknown_model(spec.model, where)
+    import timm
+
+    architecture, _, tag = spec.model.partition(".")
+    if not timm.is_model(architecture) or (tag and spec.model not in timm.list_pretrained()):
+        raise unknown_model(spec.model, where, [*timm.list_models(), *timm.list_pretrained()])
+    if spec.path is None and not _has_weights(spec.model):
+        raise InputError(f"{where}.model: timm has no weights for '{spec.model}': {NO_WEIGHTS}")
+
+
+def _has_weights(name: str) -> bool:
+    """Whether timm knows where weights of that name are."""
+    import timm
+
+    found = timm.models.get_pretrained_cfg(name)
+    return found is not None and found.has_weights
+
+
+def _digest(spec: ModelSpec) -> str:
+    """The digest of the file, or the name with its pretrained tag and hub id, without loading weights."""
+    _check(spec, f"model {spec.model}")
+    if spec.path is not None:
+        return file_digest(spec)
+    if spec.model.startswith(HUB_PREFIXES):
+        return f"timm:{spec.model}"
+    import timm
+
+    weights = timm.models.get_pretrained_cfg(spec.model)
+    return f"timm:{weights.architecture}.{weights.tag}:{weights.hf_hub_id or weights.url or weights.file}"
+
+
+@register("", kind="timm", note="every name of timm: 'lvd models FILTER' lists them", check=_check, digest=_digest)
+def _build(spec: ModelSpec, device: str) -> TimmModel:
+    """Raises InputError: unknown name, hub out of reach, a state dict that does not fit, a size that it cannot take."""
+    import timm
+
+    where, from_hub = f"model {spec.model}", spec.path is None
+    _check(spec, where)
+    try:
+        model = timm.create_model(spec.model, pretrained=from_hub, num_classes=0, **_image_size(spec))
+    except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        remedy = "check the connection to the hub and HF_HUB_OFFLINE, or give path" if from_hub else "correct input_px"
+        raise InputError(f"{where}: cannot be made: {_one_line(error)}: {remedy}") from error
+    if spec.path is not None:
+        _fit(model, _state_dict(spec), spec)
+    try:
+        return TimmModel(model, spec, device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError(f"{where}: fails on its input: {_one_line(error)}: correct input_px") from error
+
+
+def _image_size(spec: ModelSpec) -> dict[str, Any]:
+    """The argument for another input size, for those models that are built for one."""
+    import timm
+
+    if spec.input_px is None or spec.model.startswith(HUB_PREFIXES):
+        return {}
+    found = timm.models.get_pretrained_cfg(spec.model.partition(".")[0])
+    return {"img_size": spec.input_px} if found is not None and found.fixed_input_size else {}
+
+
+def _state_dict(spec: ModelSpec) -> dict[str, "torch.Tensor"]:
+    """The tensors by name. Raises InputError if the file holds none, or holds code."""
+    import safetensors.torch
+    import torch
+
+    data = read_file(spec)
+    try:
+        if spec.path.endswith(".safetensors"):
+            state = safetensors.torch.load(data)
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        remedy = "give a .safetensors file or a state dict saved with torch.save"
+        raise InputError(f"model {spec.model}: {spec.path} is no state dict: {_one_line(error)}: {remedy}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"model {spec.model}: {spec.path} is no state dict: give tensors by name")
+    return state
+
+
+def _fit(model: "torch.nn.Module", state: dict[str, "torch.Tensor"], spec: ModelSpec) -> None:
+    """Loads the tensors; only those of the classifier may be left over. Raises InputError for any other difference."""
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    state = {name: value for name, value in state.items() if not (heads and name.startswith(heads))}
+    wanted = model.state_dict()
+    missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shaped = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
+    if missing or surplus or shaped:
+        counts = f"{len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape"
+        counts += f" (such as {(missing or surplus or sorted(shaped))[0]})"
+        raise InputError(f"model {spec.model}: {spec.path} does not fit: {counts}: name the model it came from")
+    model.load_state_dict(state)
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,102 @@
+"""TorchScript files: SSCD as its authors distribute it, and any other that maps an image to a vector.
+
+Source of the SSCD settings: Pizzi et al. 2022, and PAPER.md sections 1 and 3 (0.6 for self-deduplication, 0.45 against
+benchmarks). A TorchScript file is a program: only the one that a recipe names is loaded, never one that data names.
+"""
+
+import io
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lvd.infra.errors import InputError
+from lvd.tasks.models import CopyThresholds, ModelSpec, check_file, file_digest, read_file, register, unit_features
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SSCD_PX = 320
+SSCD = CopyThresholds(min_similarity=0.6, benchmark_min_similarity=0.45, floor=0.40)
+
+
+class TorchScriptModel:
+    """A TorchScript module that maps (b, 3, input_px, input_px) float32 to (b, dim)."""
+
+    def __init__(self, spec: ModelSpec, module: Any, input_px: int, device: str) -> None:
+        self.input_px = input_px
+        self.min_short_edge_px = 2 * input_px  # so that the resize still averages: reduced decoding moves little
+        self.resize = spec.resize or "square"
+        self.mean = np.array(spec.mean or IMAGENET_MEAN, dtype=np.float32)[:, None, None]
+        self.std = np.array(spec.std or IMAGENET_STD, dtype=np.float32)[:, None, None]
+        self.device = device
+        self.module = module.to(device).eval()
+        self.dim = self.embed(np.zeros((1, 3, input_px, input_px), dtype=np.float32)).shape[1]
+
+    def preprocess(self, image: "Image.Image") -> np.ndarray:
+        """(3, input_px, input_px) float32: resized (bilinear, antialiased), scaled to [0, 1], normalised."""
+        from PIL import Image
+
+        edge = self.input_px
+        width, height = image.size
+        box = None
+        if self.resize == "short_edge":
+            short = min(width, height)
+            left, top = (width - short) / 2, (height - short) / 2
+            box = (left, top, left + short, top + short)
+        pixels = np.asarray(image.resize((edge, edge), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
+        return (pixels.transpose(2, 0, 1) / np.float32(255) - self.mean) / self.std
+
+    def embed(self, batch: Any) -> np.ndarray:
+        """(b, dim) float32 unit rows of (b, 3, input_px, input_px) float32; a row that is zero or not finite is NaN."""
+        return unit_features(self.module, batch, self.device)
+
+
+def _check(spec: ModelSpec, where: str, *, input_px: int | None) -> None:
+    """Raises InputError if the file or the input size is missing."""
+    if spec.path is None:
+        raise InputError(f"{where}.path: {spec.model} needs the path or URI of a TorchScript file, was null")
+    if (spec.input_px or input_px) is None:
+        raise InputError(f"{where}.input_px must be in [8, 4096], was null: the file does not say what it takes")
+    check_file(spec, where)
+
+
+def _build(spec: ModelSpec, device: str, *, input_px: int | None) -> TorchScriptModel:
+    """Raises InputError if the file is no TorchScript, or maps no image of that size to one vector."""
+    import torch
+
+    where = f"model {spec.model}"
+    _check(spec, where, input_px=input_px)
+    data = read_file(spec)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
+            module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+    except (RuntimeError, ValueError, OSError, EOFError) as error:
+        raise InputError(f"{where}: {spec.path} is no TorchScript file: {_first_line(error)}") from error
+    edge = spec.input_px or input_px
+    try:
+        return TorchScriptModel(spec, module, edge, device)
+    except (RuntimeError, TypeError) as error:
+        remedy = "correct input_px, or export a module that maps (b, 3, h, w) to (b, dim)"
+        raise InputError(f"{where}: {spec.path} fails on {edge} px: {_first_line(error)}: {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """The line of a torch error that says what went wrong; TorchScript puts it last, after its own traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in reversed(lines) if line.startswith(("RuntimeError:", "Error:"))), lines[0])[:200]
+
+
+def _enter(name: str, note: str, *, input_px: int | None, **known: Any) -> None:
+    """One line of the registry; they differ in the input size and in what is known of them."""
+    check = partial(_check, input_px=input_px)
+    enter = register(name, kind="torchscript", note=note, check=check, digest=file_digest, **known)
+    enter(partial(_build, input_px=input_px))
+
+
+_enter("torchscript", "needs path and input_px; ImageNet mean and std if none are given", input_px=None)
+_enter("sscd_disc_mixup", "needs path: the authors' TorchScript file", input_px=SSCD_PX, dim=512, thresholds=SSCD)
+_enter("sscd_disc_large", "needs path: the authors' TorchScript file", input_px=SSCD_PX, dim=1024, thresholds=SSCD)

@@ -1,0 +1,154 @@
+"""Every pyarrow schema that lies between the stages.
+
+A row of a measuring sidecar carries `row`: the row of its image in the partition's `images`, because the same
+`image_id` can stand in many rows before deduplication.
+"""
+
+import pyarrow as pa
+
+MANIFEST = pa.schema(
+    [
+        ("key", pa.string()),  # the candidate's name in the ledger: the URL, or the source path
+        ("url", pa.string()),  # null for images that come from a folder, a tar shard or a dataset
+        ("page_url", pa.string()),
+        ("alt", pa.string()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
+        ("discovered_at", pa.timestamp("us", tz="UTC")),
+        ("label", pa.string()),  # the class, where the source names one (a folder, a label column)
+        (
+            "location",
+            pa.string(),
+        ),  # where the bytes are, for sources that are not fetched: file, tar member, dataset row
+    ]
+)
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image", IMAGE),
+        ("key", pa.string()),
+        ("url", pa.string()),
+        ("page_url", pa.string()),
+        ("alt", pa.string()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
+        ("label", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frames", pa.int32()),
+        ("format", pa.string()),
+        ("num_bytes", pa.int64()),
+    ]
+)
+
+MEASURES = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("brightness", pa.float32()),  # mean luminance, 0 to 1
+        ("contrast", pa.float32()),  # standard deviation of the luminance, 0 to 0.5
+        ("sharpness", pa.float32()),  # variance of the Laplacian of the luminance, at a fixed size
+        ("entropy", pa.float32()),  # of the luminance histogram, bits, 0 to 8
+        ("thumbnail", pa.binary(1024)),  # 32 × 32 luminance, row by row
+    ]
+)
+
+HASHES = pa.schema([("row", pa.int64()), ("image_id", pa.string()), ("pca_hash", pa.binary(8))])
+
+FATES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("state", pa.string()),  # kept, dropped or failed, so far
+        ("stage", pa.string()),  # where it was dropped or failed
+        ("reason", pa.string()),
+        ("score", pa.float32()),
+        ("because_of", pa.string()),  # the image that caused it
+    ]
+)
+
+EDGES = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("similarity", pa.float32())])
+
+CENTROIDS_FIELDS = (("cluster_id", pa.int32()), ("size", pa.int64()))
+
+CELLS = pa.schema(
+    [("row", pa.int64()), ("image_id", pa.string()), ("cluster_id", pa.int32()), ("similarity", pa.float32())]
+)
+
+CANDIDATES = pa.schema(
+    [
+        ("query", pa.int64()),
+        ("query_id", pa.string()),
+        ("row", pa.int64()),
+        ("rank", pa.int32()),
+        ("similarity", pa.float32()),
+    ]
+)
+
+MATCHES = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("query_id", pa.string()),  # the query that retrieved it; for a cluster, the query nearest to its centroid
+        ("row", pa.int64()),  # pool row
+        ("image_id", pa.string()),
+        ("rank", pa.int32()),
+        ("similarity", pa.float32()),
+        ("kind", pa.string()),  # sample or cluster
+        ("cluster_id", pa.int32()),
+    ]
+)
+
+SELECTION = pa.schema(
+    [
+        ("part", pa.int32()),  # which of the image datasets: the included curated ones first, then the pool's
+        ("row", pa.int64()),  # its row there
+        ("role", pa.string()),
+        ("retrieved_for", pa.list_(pa.string())),
+        ("query_id", pa.string()),
+        ("similarity", pa.float32()),
+        ("cluster_id", pa.int32()),
+    ]
+)
+
+CURATED = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image", IMAGE),
+        ("key", pa.string()),
+        ("url", pa.string()),
+        ("source", pa.string()),
+        ("role", pa.string()),  # curated or retrieved
+        ("retrieved_for", pa.list_(pa.string())),
+        ("query_id", pa.string()),
+        ("similarity", pa.float32()),
+        ("cluster_id", pa.int32()),
+        ("label", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+
+LEDGER = pa.schema(
+    [
+        ("key", pa.string()),
+        ("role", pa.string()),  # pool or curated
+        ("source", pa.string()),
+        ("image_id", pa.string()),
+        ("state", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("score", pa.float32()),
+        ("because_of", pa.string()),
+    ]
+)
+
+
+def vectors(dim: int) -> pa.Schema:
+    """Descriptors and embeddings: (dim,) float16 unit vectors."""
+    return pa.schema([("row", pa.int64()), ("image_id", pa.string()), ("vector", pa.list_(pa.float16(), dim))])
+
+
+def centroids(dim: int) -> pa.Schema:
+    return pa.schema([*CENTROIDS_FIELDS, ("vector", pa.list_(pa.float32(), dim))])

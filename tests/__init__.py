@@ -1,0 +1,1 @@
+"""The miniature web and the tests."""

@@ -1,0 +1,47 @@
+"""The composition against PAPER.md's Table 15."""
+
+import pytest
+
+from lvd.flows.plan import composition, loads
+from lvd.flows.recipe import load
+
+TABLE_15_FINAL = 142_109_386
+
+
+def test_the_plan_of_lvd142m_is_table_15() -> None:
+    rows = composition(load("lvd142m-plan"))
+    assert sum(row.final for row in rows) == TABLE_15_FINAL
+    by_name = {(row.name, row.retrieval.split(",")[0]): row for row in rows}
+    assert by_name["ImageNet-22k", "as is"].final == 14_197_086
+    assert by_name["ImageNet-22k", "sample"].final == 56_788_344
+    assert by_name["ImageNet-1k train", "sample"].final == 40_997_344
+    assert by_name["Google Landmarks v2 train (clean)", "sample"].final == 6_321_880
+    assert by_name["Met train", "cluster"].retrieved == 62_860_000
+    assert by_name["Met train", "cluster"].final == 1_000_000
+    assert by_name["AmsterTime new", "cluster"].final == 960_000
+    assert len(rows) == 27
+
+
+def test_the_composition_follows_the_rules_of_the_recipe() -> None:
+    doubled = load("lvd142m-plan", settings=["curated=[{name: a, num_images: 10, retrieve: {kind: sample, neighbors: 3}}]"])
+    assert [(row.retrieval, row.final) for row in composition(doubled)] == [("as is", 10), ("sample, N = 3", 30)]
+
+
+@pytest.mark.parametrize(
+    ("eligible", "cap", "final"),
+    [(5, 1_000_000, 50_000), (5, 20_000, 20_000), (0, 1_000_000, 0), (None, 1_000_000, 1_000_000)],
+)
+def test_cluster_retrieval_is_capped(eligible: int | None, cap: int, final: int) -> None:
+    clusters = "" if eligible is None else f"eligible_clusters: {eligible}, "
+    text = f"curated=[{{name: a, num_images: 1000, include: false, {clusters}retrieve: {{kind: cluster, max_images: {cap}}}}}]"
+    assert [row.final for row in composition(load("lvd142m-plan", settings=[text]))] == [final]
+
+
+def test_loads_follow_the_expected_shares() -> None:
+    recipe = load("lvd142m-plan")
+    by_stage = {row.stage: row for row in loads(recipe, 1_300_000_000)}
+    assert by_stage["download"].shards == 130_000
+    assert by_stage["embed"].images == round(1_300_000_000 * 0.572)
+    assert by_stage["embed"].written_bytes == by_stage["embed"].images * 1280 * 2
+    assert by_stage["publish"].images == TABLE_15_FINAL
+    assert by_stage["screen"].gpu_hours is None

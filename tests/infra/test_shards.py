@@ -1,0 +1,84 @@
+"""Shards: atomic, deterministic, readable by `datasets`, resumable."""
+
+import numpy as np
+import pytest
+
+from lvd.infra import shards
+from lvd.infra.errors import InputError
+from lvd.infra.shards import StageDir, commit, gather_rows, pool_rows, read_column, read_table, write_shard
+from lvd.tasks import schemas
+
+TARGET = ("embed", "abc")
+
+
+def target_of(root: str) -> StageDir:
+    return StageDir(root=root, stage=TARGET[0], fingerprint=TARGET[1])
+
+
+def fill(target: StageDir, rows_per_shard: list[int]) -> None:
+    number = 0
+    for ref, rows in zip(target.planned(len(rows_per_shard)), rows_per_shard, strict=True):
+        with write_shard(ref, schemas.vectors(3), {"model": "m"}) as shard:
+            for _ in range(rows):
+                shard.keep({"row": number, "image_id": f"{number:032x}", "vector": np.full(3, number, dtype=np.float16)})
+                number += 1
+            shard.reject(f"key-{ref.index}", "http_404", error="gone", data=b"<html>")
+
+
+def test_a_committed_stage_opens_as_a_hugging_face_dataset(local_root: str) -> None:
+    from datasets import load_from_disk
+
+    target = target_of(local_root)
+    fill(target, [3, 0, 2])
+    account = commit(target, 3, config={"model": "m"}, inputs={})
+    assert (account["rows_in"], account["rows"], account["reasons"]) == (8, 5, {"http_404": 3})
+    dataset = load_from_disk(f"{local_root}/{target.directory}")
+    assert dataset["row"][:] == [0, 1, 2, 3, 4]
+    assert dataset[4]["vector"] == [4.0, 4.0, 4.0]
+
+
+def test_rows_and_rejects_are_read_back(root: str) -> None:
+    target = target_of(root)
+    fill(target, [3, 2])
+    commit(target, 2, config={}, inputs={})
+    refs = target.shards(base=100)
+    assert [(ref.first_row, ref.rows) for ref in refs] == [(0, 3), (3, 2)]
+    assert pool_rows(refs).tolist() == [100, 101, 102, 103, 104]
+    assert read_column(refs, "row").to_pylist() == [0, 1, 2, 3, 4]
+    assert gather_rows(refs, np.array([4, 0, 3, 0]), ["row"])["row"].to_pylist() == [4, 0, 3, 0]
+    assert read_table(refs[1], kind="rejects").to_pylist()[0]["bytes"] == b"<html>"
+
+
+def test_a_shard_that_fails_is_not_there(root: str) -> None:
+    target = target_of(root)
+    ref = target.planned(1)[0]
+    with pytest.raises(RuntimeError), write_shard(ref, schemas.vectors(3), {}) as shard:
+        shard.keep({"row": 0, "image_id": "a", "vector": np.zeros(3, dtype=np.float16)})
+        raise RuntimeError("the machine died")
+    assert target.missing(1) == [ref]
+    assert not target.is_complete()
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path) -> None:
+    roots = [str(tmp_path / name) for name in "ab"]
+    for root in roots:
+        fill(target_of(root), [300])
+    first, second = ((tmp_path / name / "embed/abc/data-00000-of-00001.arrow").read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_a_shard_of_another_schema_version_is_refused(local_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = target_of(local_root)
+    fill(target, [1])
+    monkeypatch.setattr(shards, "SCHEMA_VERSION", "2")
+    with pytest.raises(InputError, match="schema version must be 2, was 1"):
+        read_table(target.planned(1)[0])
+
+
+def test_batches_are_bounded_by_bytes(local_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BATCH_BYTES", 1000)
+    ref = target_of(local_root).planned(1)[0]
+    with write_shard(ref, schemas.vectors(3), {}) as shard:
+        for row in range(10):
+            shard.keep({"row": row, "image_id": "a", "vector": np.zeros(3, dtype=np.float16)}, num_bytes=500)
+    assert [batch.num_rows for batch in shards.read_batches(ref)] == [2] * 5

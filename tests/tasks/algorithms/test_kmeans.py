@@ -1,0 +1,160 @@
+"""Spherical k-means: planted clusters, repeatability, degenerate samples."""
+
+import numpy as np
+import pytest
+
+from lvd.tasks.algorithms import kmeans
+
+
+def unit(rows, dtype=np.float32):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(dtype)
+
+
+def planted(num_clusters=20, per_cluster=60, d=32, noise=0.05, dtype=np.float16, seed=0):
+    """Rows around well-separated centres, shuffled, and the cluster of each."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.standard_normal((num_clusters, d)))
+    truth = rng.permutation(np.repeat(np.arange(num_clusters), per_cluster))
+    return unit(centres[truth] + noise * rng.standard_normal((len(truth), d)), dtype), truth
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_planted_clusters_are_found(dtype):
+    # So narrow that the start, a draw by distance, meets each of them.
+    rows, truth = planted(noise=0.005, dtype=dtype)
+    fit = kmeans.fit(rows, num_clusters=20, seed=1)
+    cluster_id, similarity = kmeans.assign(rows, fit.centroids)
+    assert fit.num_effective == 20
+    assert len(np.unique(np.column_stack([cluster_id[:, 0], truth]), axis=0)) == 20
+    assert cluster_id.shape == similarity.shape == (1200, 1)
+    assert (cluster_id.dtype, similarity.dtype) == (np.int32, np.float32)
+    # The centroid is the unit mean of its members.
+    for cluster in range(20):
+        mean = unit(rows[cluster_id[:, 0] == cluster].astype(np.float64).sum(axis=0, keepdims=True))[0]
+        np.testing.assert_allclose(fit.centroids[cluster], mean, atol=1e-6)
+
+
+def test_the_objective_is_the_mean_similarity_and_rises():
+    rows, _ = planted(noise=0.6)
+    fit = kmeans.fit(rows, num_clusters=15, iterations=12, seed=0)
+    assert fit.objective.shape == (12,) and fit.objective.dtype == np.float64
+    assert (np.diff(fit.objective) > -1e-6).all() and fit.objective[-1] > fit.objective[0] + 0.01
+    final = kmeans.assign(rows, fit.centroids)[1].mean()
+    assert fit.objective[-1] - 1e-4 <= final <= fit.objective[-1] + 0.01
+    np.testing.assert_allclose(np.linalg.norm(fit.centroids, axis=1), 1.0, atol=1e-6)
+
+
+def test_is_as_good_as_faiss():
+    import faiss
+
+    rows, _ = planted(num_clusters=60, per_cluster=40, noise=0.3, dtype=np.float32)
+    fit = kmeans.fit(rows, num_clusters=30, iterations=20, seed=0)
+    peer = faiss.Kmeans(32, 30, niter=20, spherical=True, seed=1, min_points_per_centroid=1)
+    peer.train(rows)
+    assert fit.objective[-1] > peer.obj[-1] / len(rows) - 0.01
+
+
+def test_a_fit_repeats_bit_for_bit_and_follows_its_seed():
+    rows, _ = planted(noise=0.6)
+    first, again, other = (kmeans.fit(rows, num_clusters=30, iterations=5, seed=seed) for seed in (7, 7, 8))
+    assert first.centroids.tobytes() == again.centroids.tobytes()
+    assert first.objective.tobytes() == again.objective.tobytes()
+    assert first.centroids.tobytes() != other.centroids.tobytes()
+
+
+def test_float16_and_float32_copies_of_a_sample_give_the_same_fit():
+    rows, _ = planted(noise=0.6)
+    half, single = (kmeans.fit(sample, num_clusters=30, seed=0) for sample in (rows, rows.astype(np.float32)))
+    assert half.centroids.tobytes() == single.centroids.tobytes()
+
+
+@pytest.mark.parametrize("num_clusters", [1, 5, 12, 50])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_copies_make_no_clusters_of_their_own(num_clusters, dtype):
+    distinct = unit(np.random.default_rng(0).standard_normal((5, 16)), dtype)
+    fit = kmeans.fit(np.repeat(distinct, 40, axis=0), num_clusters=num_clusters, seed=0)
+    assert fit.num_effective == min(num_clusters, 5)
+    assert np.isfinite(fit.centroids).all()
+    np.testing.assert_allclose(np.linalg.norm(fit.centroids, axis=1), 1.0, atol=1e-5)
+
+
+def test_an_empty_cluster_starts_again_at_the_furthest_row():
+    rows = unit(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 1.0]]))
+    centroids = unit(np.array([[1.0, 0.05], [-1.0, 0.0], [-1.0, -0.1]]))
+    cluster_id, similarity = kmeans._search(rows, centroids)
+    assert cluster_id.tolist() == [0, 0, 0, 0]
+    updated = kmeans._updated(rows, centroids, cluster_id, similarity)
+    # Rows 2 and 3 are copies: only one cluster starts there, the other at the next furthest row.
+    np.testing.assert_allclose(updated[1], rows[2], atol=1e-6)
+    assert min(abs(updated[2] - rows[0]).max(), abs(updated[2] - rows[1]).max()) < 1e-6
+
+
+def test_rows_that_cancel_out_leave_their_centroid():
+    rows = np.array([[1, 0], [-1, 0]], dtype=np.float32)
+    centroid = np.array([[0, 1]], dtype=np.float32)
+    updated = kmeans._updated(rows, centroid, np.zeros(2, np.int64), np.zeros(2, np.float32))
+    np.testing.assert_array_equal(updated, centroid)
+
+
+def test_as_many_clusters_as_rows():
+    rows, _ = planted(num_clusters=4, per_cluster=3, noise=0.5)
+    fit = kmeans.fit(rows, num_clusters=12, seed=0)
+    assert fit.num_effective == 12
+    np.testing.assert_allclose(fit.objective[-1], 1.0, atol=1e-3)
+
+
+def test_nothing_is_printed(capfd):
+    kmeans.fit(planted(num_clusters=4, per_cluster=3)[0], num_clusters=10, seed=0)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(np.nan, "row 9000 must be finite"), (np.inf, "row 9000 must be finite"), (0.0, "row 9000 .* its length was 0$")],
+)
+def test_rows_without_a_direction_are_named(value, message):
+    rows = unit(np.random.default_rng(0).standard_normal((9100, 4)), np.float16)
+    centroids = rows[:3].astype(np.float32)
+    rows[9000] = value
+    with pytest.raises(ValueError, match=message):
+        kmeans.fit(rows, num_clusters=3, seed=0)
+    with pytest.raises(ValueError, match=message):
+        kmeans.assign(rows, centroids)
+
+
+@pytest.mark.parametrize(("num_clusters", "iterations"), [(0, 5), (13, 5), (3, 0)])
+def test_counts_out_of_range_are_named(num_clusters, iterations):
+    rows, _ = planted(num_clusters=4, per_cluster=3)
+    message = r"num_clusters must be in \[1, 12\], .* was \d+" if iterations else "iterations must be at least 1, was 0"
+    with pytest.raises(ValueError, match=message):
+        kmeans.fit(rows, num_clusters=num_clusters, iterations=iterations, seed=0)
+
+
+def test_assign_equals_brute_force_however_it_is_cut():
+    rows, _ = planted(noise=0.8)
+    centroids = unit(np.random.default_rng(3).standard_normal((50, 32)))
+    products = np.round(rows.astype(np.float64) @ centroids.astype(np.float64).T, 5)
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :4]
+    cluster_id, similarity = kmeans.assign(rows, centroids, probes=4)
+    np.testing.assert_array_equal(cluster_id, expected)
+    np.testing.assert_array_equal(similarity, np.take_along_axis(products, expected, axis=1).astype(np.float32))
+    parts = [kmeans.assign(rows[start : start + 211], centroids, probes=4) for start in range(0, len(rows), 211)]
+    np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), cluster_id)
+    np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), similarity)
+
+
+def test_assign_edge_cases():
+    rows = unit(np.ones((3, 4)), np.float16)
+    cluster_id, similarity = kmeans.assign(rows, rows.astype(np.float32)[:2], probes=3)
+    assert cluster_id.tolist() == [[0, 1, -1]] * 3  # equal centroids: the lowest id; more probes than clusters: -1
+    assert (similarity[:, 2] == -np.inf).all()
+    assert kmeans.assign(rows[:0], rows.astype(np.float32))[0].shape == (0, 1)
+    with pytest.raises(ValueError, match="as wide as the queries, 4, were 3 wide"):
+        kmeans.assign(rows, unit(np.ones((2, 3))))
+
+
+def test_sample_rows():
+    rows = kmeans.sample_rows(10**9, 1000, rng=np.random.default_rng(0))
+    assert rows.shape == (1000,) and (np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < 10**9
+    assert abs(rows.mean() / 10**9 - 0.5) < 0.05
+    assert kmeans.sample_rows(5, 9, rng=np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
