@@ -2,8 +2,8 @@
 
     python benchmarks/builtin_quality.py --images PHOTOS [MORE …] [--torchscript FILE --input-px 32] [--quick]
 
-A folder with subfolders is labelled by them, and its k-NN accuracy is measured. Peer for copies: `imagehash.phash`, at the
-largest distance whose share of false pairs on the same images is at most that of ours; peer for classes: chance.
+A folder with subfolders is labelled by them, and its k-NN accuracy is measured. Peer for copies: `imagehash.phash`, at
+the largest distance whose share of false pairs on the same images is at most that of ours; peer for classes: chance.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from prefect import flow
 from lvd.flows.collected import Cells, Matches, Sources
 from lvd.flows.deduplication import copies, fingerprint
 from lvd.flows.gathering import crawl, download, screen
-from lvd.flows.miniature import served
+from lvd.flows.miniature import is_drawn, served
 from lvd.flows.preflight import check
 from lvd.flows.recipe import Recipe, load
 from lvd.flows.report import write_report
@@ -55,9 +55,10 @@ def execute(recipe: Recipe, progress: Callable[[str, int, int], None] | None = N
 
 def look(recipe: Recipe) -> Snapshot | None:
     """The snapshot of a recipe that has nothing left to compute, without Prefect; None if something is missing."""
-    run = Run(recipe, looking=True)
+    if not is_drawn(recipe):
+        return None
     try:
-        return chain(run)
+        return chain(Run(recipe, looking=True))
     except NotComplete:
         return None
 

@@ -19,6 +19,11 @@ def folder_of(root: str, settings: dict[str, Any]) -> Path:
     return Path(storage.root).absolute() / name if storage.is_local else Path(tempfile.gettempdir()) / "lvd" / name
 
 
+def is_drawn(recipe: Any) -> bool:
+    """Whether the recipe's miniature web is there, or none is wanted."""
+    return recipe.miniature is None or (folder_of(recipe.root, recipe.miniature.model_dump()) / "truth.json").exists()
+
+
 @contextmanager
 def served(recipe: Any) -> Iterator[None]:
     """Serves the recipe's miniature web, if it has one, drawing it first where it is not there yet."""
@@ -31,7 +36,7 @@ def served(recipe: Any) -> Iterator[None]:
     settings = recipe.miniature
     folder = folder_of(recipe.root, settings.model_dump())
     base_url = f"http://127.0.0.1:{settings.port}"
-    if not (folder / "truth.json").exists():
+    if not is_drawn(recipe):
         build(folder, base_url=base_url, seed=settings.seed, scale=settings.scale)
     try:
         web = MiniatureWeb(folder, port=settings.port)

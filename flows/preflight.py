@@ -18,7 +18,8 @@ def check(run: Run) -> None:
     models.check(recipe.copies, "recipe.copies")
     models.check(recipe.embed, "recipe.embed")
     copy_thresholds(recipe.copies)
-    pool.device(recipe.compute)
+    if recipe.compute.gpus != "auto":
+        pool.device(recipe.compute)
     pool.task_runner(recipe.compute)
     check_root(run)
     if recipe.miniature is None:

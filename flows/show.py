@@ -48,7 +48,7 @@ def show_answers(root: str, settings: list[str] | None) -> None:
     recipe = load("mini", root=root, settings=settings or ())
     last = last_run(Storage(recipe.root))
     ledger = StageDir(root=recipe.root, stage=last["curated"], fingerprint="ledger")
-    rows = [row for ref in ledger.shards() for row in read_table(ref).to_pylist()]
+    rows = [row for ref in ledger.shards() for row in read_table(ref).to_pylist() if row["role"] == "pool"]
     score = check(Miniature.load(folder_of(recipe.root, recipe.miniature.model_dump())), rows)
     found = table("planted in the miniature web", "what", "found", numbers=("found",))
     found.add_row("exact duplicates dropped", f"{score.exact_recall:.1%}")

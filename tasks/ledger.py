@@ -104,8 +104,7 @@ def check_balance(refs: list[ShardRef], candidates: int) -> dict[str, int]:
 
     Raises LedgerError if a row has no state, or the states do not sum to the candidates that the sources hold.
     """
-    names, counts = np.unique(read_column(refs, "state").to_numpy().astype(str), return_counts=True)
-    states = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    states = {str(entry["values"]): entry["counts"] for entry in read_column(refs, "state").value_counts().to_pylist()}
     if set(states) - set(STATES) or sum(states.values()) != candidates:
         raise LedgerError(f"the ledger does not balance: {candidates} candidates, but the states are {states}")
     return {state: states.get(state, 0) for state in STATES}

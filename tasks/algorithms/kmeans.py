@@ -3,7 +3,7 @@
 The update is ours: Faiss's own adds up counts and objective in float32, where both stop growing at 2^24, and splits
 empty clusters in silence. Here counts are int64 and sums float64 (exact for float16 rows), blocks have a fixed size,
 and a fit repeats bit for bit on one machine with one number of threads.
-Sources: DINOv2 appendix A.4; the AFK-MC2 start: Bachem et al., NeurIPS 2016.
+Sources: DINOv2 appendix A.4; k-means++: Arthur and Vassilvitskii 2007; AFK-MC2: Bachem et al., NeurIPS 2016.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ BLOCK = 8192
 UPDATE_BLOCK = 1024
 # The start is chosen among at most so many rows per cluster, as it needs them in float32.
 START_ROWS_PER_CLUSTER = 32
+# Up to so many clusters the start is k-means++ (seconds), beyond them AFK-MC2, nearly as good at a fifth of its cost.
+KMEANS_PLUS_PLUS_CLUSTERS = 256
 # Rows are stored in float16, which keeps a unit row's length within 0.0005.
 NORM_TOLERANCE = 0.01
 # A row that is nearer than this to its centroid is a copy of it: it starts no cluster of its own.
@@ -96,7 +98,7 @@ def _unit_norms(vectors: np.ndarray) -> np.ndarray:
 
 
 def _start(sample: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    """Rows of the sample, chosen by AFK-MC2, an approximation of k-means++: (k, d) float32, unit rows."""
+    """Rows of the sample far from one another, by k-means++ or its approximation AFK-MC2: (k, d) float32, unit rows."""
     import faiss
 
     rng = np.random.default_rng(seed)
@@ -104,7 +106,8 @@ def _start(sample: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
         sample[sample_rows(len(sample), START_ROWS_PER_CLUSTER * num_clusters, rng=rng)], dtype=np.float32
     )
     start = faiss.ClusteringInitialization(rows.shape[1], num_clusters)
-    start.method = faiss.ClusteringInitMethod_AFK_MC2
+    small = num_clusters <= KMEANS_PLUS_PLUS_CLUSTERS
+    start.method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS if small else faiss.ClusteringInitMethod_AFK_MC2
     start.seed = int(rng.integers(2**31))
     centroids = np.empty((num_clusters, rows.shape[1]), dtype=np.float32)
     start.init_centroids(len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(centroids))

@@ -20,7 +20,7 @@ RASTER_PX = 64
 
 # builtin:dct
 FRAME_RASTER_PX = 256
-MAX_FRAME_LINES = 64  # a quarter of each side; what is uniform beyond that is background, not a frame
+MAX_FRAME_LINES = 96  # three eighths of each side; what is uniform beyond that is background, not a frame
 FRAME_NOISE = 0.01  # of a line that may be unlike the frame
 FRAME_TOLERANCE = 12  # grey levels: what JPEG leaves of a flat area
 FRAME_REACH_LINES = 6  # within so many lines a frame must give way to the picture

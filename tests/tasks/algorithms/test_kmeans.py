@@ -78,6 +78,15 @@ def test_copies_make_no_clusters_of_their_own(num_clusters, dtype):
     np.testing.assert_allclose(np.linalg.norm(fit.centroids, axis=1), 1.0, atol=1e-5)
 
 
+def test_many_clusters_start_by_the_cheaper_method(monkeypatch):
+    monkeypatch.setattr(kmeans, "KMEANS_PLUS_PLUS_CLUSTERS", 10)
+    rows, _ = planted(noise=0.005)
+    fit, again = (kmeans.fit(rows, num_clusters=20, seed=1) for _ in range(2))
+    # The chain can miss a planted cluster or two, which then share a centroid.
+    assert fit.num_effective == 20 and fit.objective[-1] > 0.9
+    assert fit.centroids.tobytes() == again.centroids.tobytes()
+
+
 def test_an_empty_cluster_starts_again_at_the_furthest_row():
     rows = unit(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 1.0]]))
     centroids = unit(np.array([[1.0, 0.05], [-1.0, 0.0], [-1.0, -0.1]]))
