@@ -57,13 +57,17 @@ def run_recipe(recipe: str, root: str | None, settings: list[str] | None) -> Non
 
     parsed = load(recipe, root=root, settings=settings or ())
     from lvd.flows.curate import check, curate, look
+    from lvd.flows.preflight import check_models
     from lvd.flows.run import Run, Snapshot
 
-    check(Run(parsed))
+    check_models(parsed)
     snapshot = look(parsed)
     if snapshot is None:
+        check(Run(parsed))
+        from lvd.flows.progress import log_lines
         from lvd.flows.server import prefect_server
 
+        log_lines()
         with prefect_server():
             snapshot = Snapshot(**curate(recipe=recipe, root=root, settings=settings))
     show_snapshot(snapshot)

@@ -2,7 +2,6 @@
 
 import platform
 import time
-from collections.abc import Callable
 from typing import Any
 
 from prefect import flow
@@ -12,6 +11,7 @@ from lvd.flows.deduplication import copies, fingerprint
 from lvd.flows.gathering import crawl, download, screen
 from lvd.flows.miniature import is_drawn, served
 from lvd.flows.preflight import check
+from lvd.flows.progress import shown
 from lvd.flows.recipe import Recipe, load
 from lvd.flows.report import write_report
 from lvd.flows.run import NotComplete, Run, Snapshot
@@ -19,6 +19,7 @@ from lvd.flows.selection import cluster, embed, publish, retrieve
 from lvd.flows.versions import Published, latest
 from lvd.infra.lease import lease
 from lvd.infra.shards import StageDir
+from lvd.infra.storage import Storage
 
 
 def chain(run: Run) -> Snapshot:
@@ -40,14 +41,14 @@ def curate(recipe: str = "mini", root: str | None = None, settings: list[str] | 
     return execute(load(recipe, root=root, settings=settings or [])).model_dump()
 
 
-def execute(recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> Snapshot:
+def execute(recipe: Recipe) -> Snapshot:
     """The checked, leased run of a recipe. Call it inside a flow.
 
     Raises InputError before anything is written if the recipe cannot be run here.
     """
-    run = Run(recipe, progress=progress)
-    check(run)
-    with lease(run.storage):
+    check(Run(recipe))
+    with shown() as progress, lease(Storage(recipe.root)):
+        run = Run(recipe, progress=progress)
         run.storage.remove_temporary()
         with served(recipe):
             return chain(run)

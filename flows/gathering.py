@@ -10,55 +10,52 @@ from lvd.infra.shards import ShardRef, StageDir, commit
 from lvd.tasks import crawl as crawl_stage
 from lvd.tasks import download as download_stage
 from lvd.tasks import screen as screen_stage
-from lvd.tasks.sources import Partition, Source, num_rows, partitions
+from lvd.tasks.sources import Partition, partitions
 
 
-def listed(run: Run) -> list[tuple[str, str, list[Partition]]]:
-    """(role, name, partitions) of every collection. Raises InputError naming the entry that is not there."""
+def listed(run: Run) -> list[tuple[str, str, str, list[Partition]]]:
+    """(field of the recipe, role, name, partitions) of every source, the pool's first.
+
+    Raises InputError naming the field whose source is not there.
+    """
     recipe = run.recipe
-
-    def found(where: str, source: Source | None) -> list[Partition]:
+    if not recipe.pool:
+        raise InputError("recipe.pool must name at least one source, was empty: give a kind and a path")
+    asked = [(f"recipe.pool[{i}]", "pool", "pool", source) for i, source in enumerate(recipe.pool)]
+    asked += [(f"recipe.benchmarks[{i}]", "benchmark", c.name, c.source) for i, c in enumerate(recipe.benchmarks)]
+    asked += [(f"recipe.curated[{i}]", "curated", c.name, c.source) for i, c in enumerate(recipe.curated)]
+    result = []
+    for where, role, name, source in asked:
         if source is None:
             raise InputError(f"{where} must have a source to be run: give its kind and path")
         try:
-            return partitions(source)
+            result.append((where, role, name, partitions(source)))
         except InputError as error:
             raise InputError(f"{where}.{error}") from error
-
-    if not recipe.pool:
-        raise InputError("recipe.pool must name at least one source, was empty: give a kind and a path")
-    result = [("pool", "pool", [p for i, source in enumerate(recipe.pool) for p in found(f"recipe.pool[{i}]", source)])]
-    for role, collections in (("benchmark", recipe.benchmarks), ("curated", recipe.curated)):
-        field = "benchmarks" if role == "benchmark" else "curated"
-        result += [(role, c.name, found(f"recipe.{field}[{i}]", c.source)) for i, c in enumerate(collections)]
     return result
 
 
 @stage
 def crawl(run: Run) -> Sources:
     """The manifests: every candidate of every source, listed once."""
-    config, tasks, gathered = run.recipe.crawl, [], []
-    for role, name, found in listed(run):
-        parts = []
+    config = run.recipe.crawl
+    started, parts = [], {}
+    for _, role, name, found in listed(run):
         for partition in found:
-            target = run.target(
-                "crawl",
-                crawl_stage.VERSION,
-                config.model_dump(),
-                partition.source.model_dump(mode="json"),
-                partition.files,
-                partition.digest,
-            )
-            count = max(1, -(-num_rows(partition) // config.rows_per_shard))
-            if run.needs(target, count):
-                tasks.append((target, partition, crawl_stage.manifest_shards.submit(target, partition, config)))
-            parts.append(Part(partition=partition, manifest=target))
-        gathered.append(Gathered(role=role, name=name, parts=tuple(parts)))
-    for target, partition, future in tasks:
+            target = run.target("crawl", crawl_stage.VERSION, config.model_dump(), partition.digest)
+            if run.needs(target):
+                started.append((target, partition, crawl_stage.manifest_shards.submit(target, partition, config)))
+            parts.setdefault((role, name), []).append(Part(partition=partition, manifest=target))
+    for target, partition, future in started:
         inputs = {"files": list(partition.files)[:100], "digest": partition.digest}
         commit(target, future.result(), config=config.model_dump(mode="json"), inputs=inputs)
-    by_role = {role: tuple(g for g in gathered if g.role == role) for role in ("pool", "benchmark", "curated")}
-    return Sources(pool=by_role["pool"][0], benchmarks=by_role["benchmark"], curated=by_role["curated"])
+    gathered = [Gathered(role=role, name=name, parts=tuple(found)) for (role, name), found in parts.items()]
+    pool, *others = gathered
+    return Sources(
+        pool=pool,
+        benchmarks=tuple(g for g in others if g.role == "benchmark"),
+        curated=tuple(g for g in others if g.role == "curated"),
+    )
 
 
 @stage

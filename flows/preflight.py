@@ -6,24 +6,29 @@ from pathlib import Path
 from lvd.flows import pool
 from lvd.flows.deduplication import copy_thresholds
 from lvd.flows.gathering import listed
+from lvd.flows.recipe import Recipe
 from lvd.flows.run import Run
 from lvd.infra.errors import InputError
 from lvd.tasks import models
-from lvd.tasks.sources import num_rows
+from lvd.tasks.sources import check_columns, num_rows
 
 
 def check(run: Run) -> None:
     """Raises InputError with one line if the recipe cannot be run here. Writes nothing."""
-    recipe = run.recipe
+    check_models(run.recipe)
+    check_root(run)
+    if run.recipe.miniature is None:
+        check_sources(run)
+
+
+def check_models(recipe: Recipe) -> None:
+    """The models must be known and their files there; the machine must be able to run them."""
     models.check(recipe.copies, "recipe.copies")
     models.check(recipe.embed, "recipe.embed")
     copy_thresholds(recipe.copies)
     if recipe.compute.gpus != "auto":
         pool.device(recipe.compute)
     pool.task_runner(recipe.compute)
-    check_root(run)
-    if recipe.miniature is None:
-        check_clusters(run)
 
 
 def check_root(run: Run) -> None:
@@ -39,9 +44,16 @@ def check_root(run: Run) -> None:
         )
 
 
-def check_clusters(run: Run) -> None:
-    """There cannot be more clusters than candidates."""
-    candidates = sum(num_rows(partition) for role, _, found in listed(run) for partition in found if role == "pool")
+def check_sources(run: Run) -> None:
+    """Every source must be there and have its columns; there cannot be more clusters than candidates."""
+    sources = listed(run)
+    for where, _, _, found in sources:
+        for partition in found:
+            try:
+                check_columns(partition)
+            except InputError as error:
+                raise InputError(f"{where}.{error}") from error
+    candidates = sum(num_rows(partition) for _, role, _, found in sources for partition in found if role == "pool")
     if run.recipe.cluster.num_clusters > candidates:
         raise InputError(
             f"recipe.cluster.num_clusters must be in [1, {candidates}], the candidates of the pool, "

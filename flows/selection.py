@@ -13,7 +13,6 @@ from lvd.tasks import embed as embed_stage
 from lvd.tasks import ledger as ledger_stage
 from lvd.tasks import publish as publish_stage
 from lvd.tasks import retrieve as retrieve_stage
-from lvd.tasks.sources import num_rows
 
 
 @stage
@@ -174,7 +173,7 @@ def publish(
     fate_refs, vector_refs = survivors.shards(), shards_of(vectors["pool"], sources.pool)
     ledger_dir = run.named(f"curated/{version}", "ledger")
     run.complete("publish", [Work(target=ledger_dir, count=len(images), submit=account, inputs=inputs)])
-    candidates = sum(num_rows(part.partition) for part in (*curated_parts, *sources.pool.parts))
+    candidates = sum(part.manifest.account()["rows_in"] for part in (*curated_parts, *sources.pool.parts))
     states = ledger_stage.check_balance(ledger_dir.shards(), candidates)
     run.complete(
         "publish", [Work(target=target, count=len(chosen), submit=write, config=config.model_dump(), inputs=inputs)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import resource
 import socket
 import time
@@ -16,6 +17,8 @@ from pydantic import BaseModel
 
 from lvd.infra.errors import InputError
 from lvd.infra.storage import Storage
+
+logger = logging.getLogger("lvd")
 
 SCHEMA_VERSION = "1"
 BATCH_ROWS = 256
@@ -181,19 +184,20 @@ def write_shard(ref: ShardRef, schema: pa.Schema, config: dict[str, Any]) -> Ite
             yield shard
             shard.kept.flush()
             shard._rejected.flush()
-        storage.write_json(
-            ref.name("account", "json"),
-            {
-                "rows_in": shard.rows_in,
-                "rows": shard.kept.rows,
-                "reasons": dict(sorted(shard.reasons.items())),
-                "notes": shard.notes,
-                "seconds": round(time.time() - started, 3),
-                "started_at": round(started, 3),
-                "peak_memory_mb": peak_memory_mb(),
-                "node": socket.gethostname(),
-            },
-        )
+        account = {
+            "rows_in": shard.rows_in,
+            "rows": shard.kept.rows,
+            "reasons": dict(sorted(shard.reasons.items())),
+            "notes": shard.notes,
+            "seconds": round(time.time() - started, 3),
+            "started_at": round(started, 3),
+            "peak_memory_mb": peak_memory_mb(),
+            "node": socket.gethostname(),
+        }
+        storage.write_json(ref.name("account", "json"), account)
+    logger.info(
+        "%s: %s", ref.name(), json.dumps({k: account[k] for k in ("rows_in", "rows", "reasons", "seconds", "node")})
+    )
 
 
 def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> Iterator[pa.RecordBatch]:

@@ -4,7 +4,6 @@ At 10^9 URLs: the lists are read twice (about 100 GB each time), 150 GB of manif
 URL of the partition and the text of the repeated ones, about 20 µs of one core per URL; partitions run side by side.
 """
 
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -118,11 +117,6 @@ def manifest_shards(target: StageDir, partition: Partition, config: Config) -> i
         )
         with write as shard:
             _fill(shard, islice(rows, config.rows_per_shard), check)
-            if shard is not None:
-                reasons = dict(shard.reasons)
-                logging.getLogger("lvd").info(
-                    "%s: %d rows in, %d kept, %s", ref.name(), shard.rows_in, shard.kept.rows, reasons
-                )
     return count
 
 

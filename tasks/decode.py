@@ -32,6 +32,8 @@ _PIL_ERRORS = (
 
 _PIL_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
+TIFF_TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -217,10 +219,23 @@ def _ends_early(data: bytes, name: str) -> bool:
         if name == "BMP":
             return int.from_bytes(data[2:6], "little") > len(data)
         if name == "TIFF":
-            return struct.unpack_from("<I" if data[:2] == b"II" else ">I", data, 4)[0] + 2 > len(data)
+            return _tiff_end(data) > len(data)
         return _boxes_end(data) > len(data)
     except struct.error:
         return True
+
+
+def _tiff_end(data: bytes) -> int:
+    """The last byte that the first directory of a TIFF refers to, pixels aside. Source: TIFF 6.0, section 2."""
+    order = "<" if data[:2] == b"II" else ">"
+    (directory,) = struct.unpack_from(f"{order}I", data, 4)
+    (entries,) = struct.unpack_from(f"{order}H", data, directory)
+    end = directory + 2 + 12 * entries
+    for place in range(directory + 2, end, 12):
+        _tag, kind, count, offset = struct.unpack_from(f"{order}HHII", data, place)
+        size = count * (TIFF_TYPE_BYTES[kind] if kind < len(TIFF_TYPE_BYTES) else 0)
+        end = max(end, offset + size if size > 4 else 0)
+    return end
 
 
 def _boxes_end(data: bytes) -> int:

@@ -6,8 +6,6 @@ memory per worker at most HELD_BYTES and one image per reader.
 
 import asyncio
 import hashlib
-import logging
-import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -315,13 +313,8 @@ def _decompressed(data: bytes, encoding: str, max_bytes: int) -> bytes:
 @task(name="download", persist_result=False, cache_policy=NO_CACHE)
 def download_shard(source: ShardRef, target: ShardRef, config: Config) -> ShardRef:
     """Writes the images of one manifest shard, in its order; returns the target with its rows."""
-    started = time.monotonic()
     with write_shard(target, SCHEMA, {"version": VERSION, **config.model_dump()}) as shard:
         asyncio.run(_fill(shard, source, config))
-    logging.getLogger("lvd").info(
-        "%s: %d rows in, %d kept, %s, %.1f s",
-        *(target.name(), shard.rows_in, shard.kept.rows, dict(shard.reasons), time.monotonic() - started),
-    )
     return target.model_copy(update={"rows": shard.kept.rows})
 
 

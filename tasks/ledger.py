@@ -102,7 +102,7 @@ def _keep_rejects(shard: Shard, ref: ShardRef, stage: str, role: str) -> None:
 def check_balance(refs: list[ShardRef], candidates: int) -> dict[str, int]:
     """Rows in each state.
 
-    Raises LedgerError if a row has no state, or the states do not sum to the candidates that the sources hold.
+    Raises LedgerError if a row has no state, or the states do not sum to the candidates that crawl counted.
     """
     states = {str(entry["values"]): entry["counts"] for entry in read_column(refs, "state").value_counts().to_pylist()}
     if set(states) - set(STATES) or sum(states.values()) != candidates:

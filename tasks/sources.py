@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -111,10 +112,10 @@ class File(NamedTuple):
 def partitions(source: Source) -> list[Partition]:
     """One partition per match of a glob, in sorted order; without a glob one partition of all there is.
 
-    Raises InputError if there is nothing at the path, or not what the source's kind and columns ask for.
+    Raises InputError if there is nothing at the path, or not what the source's kind asks for.
     """
     try:
-        fs, path = fsspec.core.url_to_fs(source.path)
+        fs, path = _locate(source.path)
         fs.invalidate_cache()
         if fs.exists(path):
             found = [_partition(source, fs, path)]
@@ -129,8 +130,6 @@ def partitions(source: Source) -> list[Partition]:
     found = [partition for partition in found if partition is not None]
     if not found:
         raise InputError(f"path must exist, was {source.path!r}: there is {_NOTHING[source.kind]}")
-    for partition in found:
-        _check_columns(partition)
     return found
 
 
@@ -205,9 +204,18 @@ def _file(info: dict[str, Any]) -> File:
     return File(info["name"], int(info["size"] or 0), str(stamp))
 
 
+def _locate(uri: str) -> tuple[Any, str]:
+    """The filesystem and the path on it; a local path is absolute and without `..`, so that one folder has one name."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    return fs, os.path.normpath(path) if _is_local(fs) else path
+
+
+def _is_local(fs: Any) -> bool:
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
 def _uri(fs: Any, path: str) -> str:
-    local = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
-    return path if local else fs.unstrip_protocol(path)
+    return path if _is_local(fs) else fs.unstrip_protocol(path)
 
 
 def _sha256(fs: Any, path: str) -> str:
@@ -218,7 +226,8 @@ def _sha256(fs: Any, path: str) -> str:
     return digest.hexdigest()
 
 
-def _check_columns(partition: Partition) -> None:
+def check_columns(partition: Partition) -> None:
+    """Raises InputError if the partition has no column of a name that its source gives."""
     source = partition.source
     if isinstance(source, Urls):
         for path in partition.files:
@@ -283,7 +292,7 @@ def _image_rows(partition: Partition) -> Iterator[dict[str, Any]]:
 
 
 def _listed(partition: Partition) -> list[str]:
-    fs, path = fsspec.core.url_to_fs(partition.files[0])
+    fs, path = _locate(partition.files[0])
     found = _files(partition.source, fs, path)
     if _digest(partition.source, fs, path, found) != partition.digest:
         raise InputError(f"{partition.files[0]} must not change while it is read: run again when it is at rest")
@@ -293,7 +302,7 @@ def _listed(partition: Partition) -> list[str]:
 def _source_folder(partition: Partition) -> str:
     """The folder that keys are relative to: the fixed part of a glob, or what holds the file or folder that is named
     (for a folder of tars the folder itself)."""
-    fs, path = fsspec.core.url_to_fs(partition.source.path)
+    fs, path = _locate(partition.source.path)
     path, first = _uri(fs, path).rstrip("/"), partition.files[0]
     if first.startswith(f"{path}/"):
         return path

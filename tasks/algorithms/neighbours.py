@@ -6,7 +6,8 @@ products over unit rows, are exact in float64 (multiples of 2^-48, below 2), so 
 alone: tile sizes, block cuts, thread counts, processors and devices cannot change a bit of it. With float32 vectors the
 last bits of the float64 sums may differ; after the rounding about one similarity in 10^10 could.
 
-Cost: 2 x q x n x d operations at 0.8 to 1.0 of a plain float32 product, reading the database once per call.
+Cost: 2 x q x n x d operations, the database read once per call. Against a plain Faiss flat search of 10^5 rows: 0.8 to
+1.0 of its speed for k = 1, 0.7 to 0.8 for k = 64 with a threshold, 0.4 to 0.5 for k = 64 without one.
 """
 
 import math

@@ -111,8 +111,8 @@ def thumbnail_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     mean_b, norm_b = _mean_and_norm(b)
     covariance = np.multiply(a, b, dtype=np.uint16).sum(axis=1, dtype=np.int64) - a.shape[1] * mean_a * mean_b
     scale = norm_a * norm_b
-    correlation = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
-    return np.clip(correlation, -1.0, 1.0).astype(np.float32)
+    # The float64 rounding is too small to carry a float32 past 1.
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0).astype(np.float32)
 
 
 def _mean_and_norm(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -203,7 +203,8 @@ def unit_features(module: Callable[[Any], Any], batch: Any, device: str) -> np.n
     if not isinstance(batch, torch.Tensor):
         batch = torch.from_numpy(np.require(batch, requirements="W"))  # torch warns of read-only arrays
     with torch.inference_mode():
-        features = module(batch.to(device))
+        # One memory layout: torch has other kernels, which give other last bits, for channels that lie last.
+        features = module(batch.contiguous().to(device))
         if not isinstance(features, torch.Tensor):
             raise TypeError(f"the module gives {type(features).__name__}, not one tensor")
         features = features.float().flatten(1)

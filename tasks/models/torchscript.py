@@ -47,7 +47,7 @@ class TorchScriptModel:
             left, top = (width - short) / 2, (height - short) / 2
             box = (left, top, left + short, top + short)
         pixels = np.asarray(image.resize((edge, edge), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
-        return (pixels.transpose(2, 0, 1) / np.float32(255) - self.mean) / self.std
+        return (np.ascontiguousarray(pixels.transpose(2, 0, 1)) / np.float32(255) - self.mean) / self.std
 
     def embed(self, batch: Any) -> np.ndarray:
         """(b, dim) float32 unit rows of (b, 3, input_px, input_px) float32; a row that is zero or not finite is NaN."""

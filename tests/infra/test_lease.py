@@ -12,7 +12,14 @@ from lvd.infra.errors import InputError
 from lvd.infra.lease import lease
 from lvd.infra.storage import Storage
 
-HOLD = "import sys, time\nfrom lvd.infra.lease import lease\nfrom lvd.infra.storage import Storage\nwith lease(Storage(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+HOLD = """
+import sys, time
+from lvd.infra.lease import lease
+from lvd.infra.storage import Storage
+with lease(Storage(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 def test_a_second_run_is_refused_while_the_first_lives(root: str) -> None:

@@ -3,6 +3,7 @@ import socket
 
 import pytest
 from aiohttp.abc import AbstractResolver
+
 from lvd.infra.safety import BlockedAddressError, PublicResolver, is_allowed, is_public, literal_address, safe_url
 
 PUBLIC = [

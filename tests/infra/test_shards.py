@@ -20,7 +20,8 @@ def fill(target: StageDir, rows_per_shard: list[int]) -> None:
     for ref, rows in zip(target.planned(len(rows_per_shard)), rows_per_shard, strict=True):
         with write_shard(ref, schemas.vectors(3), {"model": "m"}) as shard:
             for _ in range(rows):
-                shard.keep({"row": number, "image_id": f"{number:032x}", "vector": np.full(3, number, dtype=np.float16)})
+                vector = np.full(3, number, dtype=np.float16)
+                shard.keep({"row": number, "image_id": f"{number:032x}", "vector": vector})
                 number += 1
             shard.reject(f"key-{ref.index}", "http_404", error="gone", data=b"<html>")
 

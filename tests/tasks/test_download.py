@@ -1,4 +1,3 @@
-import asyncio
 import gzip
 import hashlib
 import io
@@ -8,20 +7,17 @@ import threading
 import time
 import zlib
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
 from lvd.infra.shards import StageDir, read_table
 from lvd.tasks import download, schemas, sources
 from lvd.tasks.crawl import Config as CrawlConfig
 from lvd.tasks.crawl import manifest_shards
-from lvd.tasks.download import Config, Window, download_shard, file_name, pause_s, retry_after_s
+from lvd.tasks.download import Config, download_shard
 from lvd.tests.web import MiniatureWeb
 
 QUICK = {"timeout_s": 1.0, "connect_timeout_s": 0.5, "backoff_s": 0.01, "allow_loopback": True}
@@ -219,6 +215,53 @@ def test_the_bytes_of_a_shard_do_not_depend_on_the_speed_of_the_servers(tmp_path
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "most_requests"),
+    [
+        ("WINDOW_ROWS", 20, 20),
+        ("HELD_BYTES", 20 * len(PNG), 20 + 4),  # 4 connections are under way when the window fills
+    ],
+)
+def test_a_slow_first_row_does_not_fill_the_memory_with_the_others(tmp_path, monkeypatch, name, value, most_requests):
+    monkeypatch.setattr(download, name, value)
+    requests, at_release, released = [], [], threading.Event()
+
+    def answer(handler):
+        requests.append(handler.path)
+        if handler.path == "/0":
+            released.wait(0.5)
+            at_release.append(len(requests))
+        return PNG, {}
+
+    with serving(answer) as url:
+        _, images, _ = fetched(tmp_path, [f"{url}/{i}" for i in range(150)], connections=4, timeout_s=10)
+    assert len(images) == 150
+    assert 4 <= at_release[0] <= most_requests
+
+
+def test_a_slow_first_file_does_not_fill_the_memory_with_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "HELD_BYTES", 20 * len(PNG))
+    for i in range(150):
+        (tmp_path / f"{i:03}.png").write_bytes(PNG)
+    reads, at_release, never, really_read = [], [], threading.Event(), download.read_bytes
+
+    def slow_first(location, opened, *, max_bytes):
+        reads.append(location)
+        if "000.png" in location:
+            never.wait(0.3)
+            at_release.append(len(reads))
+        return really_read(location, opened, max_bytes=max_bytes)
+
+    monkeypatch.setattr(download, "read_bytes", slow_first)
+    _, images, _ = downloaded(tmp_path, sources.Images(path=str(tmp_path)), connections=4)
+    assert len(images) == 150
+    assert 4 <= at_release[0] <= 20 + 4
+
+
+def test_what_unpacks_to_more_than_the_limit_is_unpacked_no_further():
+    assert len(download._decompressed(gzip.compress(bytes(10**6)), "gzip", 1000)) == 1001
+
+
 def test_two_runs_of_one_configuration_write_the_same_files(web, tmp_path):
     urls = [f"{web.url}/{name}" for name in ("a b.png", "absent.png", "c.jpg", "page.jpg", "f.png", "cut.png")]
     files = []
@@ -338,55 +381,3 @@ def test_a_failure_of_the_writer_ends_the_shard_and_leaves_nothing(web, tmp_path
         fetched(tmp_path, [f"{web.url}/{name}" for name in ("a b.png", "silent.png", "c.jpg")])
     assert list((tmp_path / "run" / "download").rglob("*")) == []
     assert list((tmp_path / "run" / ".tmp").iterdir()) == []
-
-
-def test_the_window_holds_back_every_row_but_the_first():
-    async def drained():
-        window, order = Window(max_bytes=10), []
-
-        async def row(index):
-            await window.room(index)
-            order.append(index)
-
-        window.hold(0, 11)
-        rows = [asyncio.create_task(row(index)) for index in (3, 1, 0)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert order == [0]
-        window.written(0)
-        await asyncio.gather(*rows)
-        return order
-
-    assert asyncio.run(drained()) == [0, 3, 1]
-
-
-def test_pauses_double_and_are_the_same_for_the_same_url():
-    pauses = [[pause_s(f"http://a.org/{i}", attempt, backoff_s=0.5) for i in range(200)] for attempt in range(3)]
-    for attempt, found in enumerate(pauses):
-        assert all(0.25 * 2**attempt <= pause < 0.75 * 2**attempt for pause in found)
-        assert len(set(found)) == 200
-    assert pauses[0] == [pause_s(f"http://a.org/{i}", 0, backoff_s=0.5) for i in range(200)]
-    assert pause_s("http://a.org/", 0, backoff_s=0.5, retry_after_s=7) == 7
-    assert pause_s("http://a.org/", 0, backoff_s=0.5, retry_after_s=3600) == 30
-
-
-def test_retry_after_is_read_as_seconds_or_as_a_date():
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
-    assert 15 < retry_after_s(soon) <= 20
-    past = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
-    cases = {"7": 7, None: 0, "": 0, "-5": 0, past: 0, "soon": 0, "1.5e400": 0, "Mon, 99 Foo 2026": 0, "9" * 5000: 0}
-    assert {header: retry_after_s(header) for header in cases} == cases
-
-
-def test_the_file_name_is_the_last_part_of_the_path():
-    url = {"key": "x", "location": None}
-    assert file_name({**url, "url": "http://a.org/b/c%20d.jpg?e=/f.png#g"}) == "c d.jpg"
-    assert file_name({**url, "url": "http://a.org"}) == ""
-    assert file_name({"key": "0.tar/a/b.jpg", "location": "{}", "url": "http://a.org/c.jpg"}) == "b.jpg"
-
-
-def test_a_configuration_out_of_range_is_refused():
-    wrong = ({"connections": 0}, {"retries": -1}, {"timeout_s": 0}, {"user_agent": "a\r\nb"}, {"typo": 1})
-    for options in wrong:
-        with pytest.raises(ValidationError):
-            Config(**options)

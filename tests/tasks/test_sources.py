@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import datasets
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -145,7 +146,8 @@ def test_a_source_that_cannot_be_read_is_refused_with_what_there_is(shelf, monke
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     source, message = BAD_SOURCES[case]
     with pytest.raises(InputError, match=message):
-        sources.partitions(source)
+        for partition in sources.partitions(source):
+            sources.check_columns(partition)
 
 
 @pytest.mark.parametrize("name", ["l.txt.gz", "l.jsonl.bz2"])
@@ -198,18 +200,21 @@ def test_a_folder_of_images_gives_its_files_in_order_with_the_folder_as_label(tm
     found = table(source)
     assert found["key"].to_pylist() == sorted(found["key"].to_pylist())
     labels = dict(zip(found["key"].to_pylist(), found["label"].to_pylist(), strict=True))
-    assert labels == {
-        "photos/z.JPG": None,
-        "photos/cat/1.jpg": "cat",
-        "photos/cat/_dsc.webp": "cat",
-        "photos/cat/big/3.png": "cat/big",
-        "photos/dog/no_suffix": "dog",
-    }
+    folders = {name: name.rpartition("/")[0] or None for name in files}
+    assert labels == {f"photos/{name}": folder for name, folder in folders.items()}
     by_class = sources.partitions(Images(path=f"{root}/*"))
-    assert [[row["key"] for row in sources.rows(p)] for p in by_class] == [
-        ["cat/1.jpg", "cat/_dsc.webp", "cat/big/3.png"],
-        ["dog/no_suffix"],
-    ]
+    keys = [[row["key"] for row in sources.rows(p)] for p in by_class]
+    assert keys == [["cat/1.jpg", "cat/_dsc.webp", "cat/big/3.png"], ["dog/no_suffix"]]
+
+
+def test_one_folder_has_one_name_however_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"a")
+    monkeypatch.chdir(tmp_path / "photos")
+    paths = [str(tmp_path / "photos"), f"{tmp_path}/photos/", "../photos", ".", f"file://{tmp_path}/photos"]
+    found = [sources.partitions(Images(path=path))[0] for path in paths]
+    assert len({partition.digest for partition in found}) == 1
+    assert {row["key"] for partition in found for row in sources.rows(partition)} == {"photos/a.jpg"}
 
 
 def test_a_folder_that_changes_between_planning_and_reading_is_refused(tmp_path):
@@ -383,8 +388,6 @@ def test_a_dataset_cannot_name_a_file_of_this_machine(tmp_path, monkeypatch):
 
 
 def test_sources_are_read_through_any_filesystem(tmp_path):
-    import fsspec
-
     fs = fsspec.filesystem("memory")
     fs.pipe({"/shelf/photos/cat/1.jpg": b"1", "/shelf/l.txt": b"http://a.org/1\n"})
     write_tar(tmp_path / "a.tar", {"0.jpg": b"zero", "0.txt": b"nought"})

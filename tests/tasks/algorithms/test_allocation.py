@@ -21,6 +21,7 @@ from lvd.tasks.algorithms import allocation
         ([10, 0, 10], 7, [4, 0, 3]),
         ([10_000] * 3, 10_000, [3334, 3333, 3333]),
         ([4 * 10**18, 4 * 10**18], 10**18 + 1, [5 * 10**17 + 1, 5 * 10**17]),  # products beyond int64
+        ([2**61, 2**61], 5, [3, 2]),  # just beyond
     ],
 )
 def test_largest_remainder(sizes, total, shares):

@@ -78,6 +78,12 @@ def test_copies_make_no_clusters_of_their_own(num_clusters, dtype):
     np.testing.assert_allclose(np.linalg.norm(fit.centroids, axis=1), 1.0, atol=1e-5)
 
 
+def test_lengths_within_the_rounding_of_float16_do_not_count():
+    rows = 0.995 * np.repeat(unit(np.random.default_rng(0).standard_normal((3, 16))), 10, axis=0)
+    fit = kmeans.fit(rows.astype(np.float32), num_clusters=3, iterations=4, seed=0)
+    np.testing.assert_allclose(fit.objective[1:], 1.0, atol=1e-6)
+
+
 def test_many_clusters_start_by_the_cheaper_method(monkeypatch):
     monkeypatch.setattr(kmeans, "KMEANS_PLUS_PLUS_CLUSTERS", 10)
     rows, _ = planted(noise=0.005)

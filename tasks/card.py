@@ -1,0 +1,191 @@
+"""The dataset card: README.md beside the published dataset.
+
+It says nothing of where, when or how fast it was made, so that the same inputs give the same bytes.
+"""
+
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from lvd.tasks.report import Collection, Loss, Step, share
+
+COLUMNS = {
+    "image_id": "the first 16 bytes of the SHA-256 of the stored bytes, in hex",
+    "image": "the original bytes as they came, and the file name; decoded on access",
+    "key": "the candidate's name in the ledger: its URL, or its path in the source",
+    "url": "where it was downloaded from; null for local sources",
+    "source": "the label of the source that it came from",
+    "role": "`curated` (published as it is) or `retrieved` (from the pool)",
+    "retrieved_for": "the collections that retrieved it",
+    "query_id": "the curated image that it is nearest to; for cluster-based retrieval the one nearest to the centroid",
+    "similarity": "cosine to that query; for cluster-based retrieval to the centroid",
+    "cluster_id": "its cluster; null for sample-based retrieval",
+    "label": "the class, where the source names one",
+    "width": "pixels, upright",
+    "height": "pixels, upright",
+}
+SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
+LARGER_SIZES = ((1e8, "10M<n<100M"), (1e9, "100M<n<1B"), (1e10, "1B<n<10B"))
+
+
+class Facts(BaseModel, frozen=True):
+    """What the card says."""
+
+    title: str
+    name: str
+    version: str
+    license: str | None
+    roles: dict[str, int]  # of the published images
+    states: dict[str, int]  # of the candidates
+    funnel: tuple[Step, ...]
+    losses: tuple[Loss, ...]
+    collections: tuple[Collection, ...]
+    retrieved_for: dict[str, int]
+    policies: dict[str, dict[str, Any]]  # collection → kind of retrieval and its numbers
+    collisions: str
+    thresholds: dict[str, float]
+    models: dict[str, str]
+    num_clusters: int
+    seed: int
+
+    @property
+    def num_images(self) -> int:
+        return sum(self.roles.values())
+
+
+def render(facts: Facts) -> str:
+    """The card as Markdown, with the front matter that dataset hubs read."""
+    sections = [_front_matter(facts), _opening(facts), _sources(facts), _method(facts), _columns(), _ledger(facts)]
+    return "\n\n".join([*sections, _limits(facts)]) + "\n"
+
+
+def _front_matter(facts: Facts) -> str:
+    category = next((name for limit, name in (*SIZES, *LARGER_SIZES) if facts.num_images < limit), "n>1T")
+    values = {
+        "pretty_name": facts.title,
+        **({"license": facts.license} if facts.license else {}),
+        "task_categories": ["image-feature-extraction"],
+        "size_categories": [category],
+        "tags": ["image", "self-supervised", "curated"],
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
+
+
+def _opening(facts: Facts) -> str:
+    roles = ", ".join(f"{n:,} {role}" for role, n in sorted(facts.roles.items())) or "none"
+    terms = f"under `{plain(facts.license)}`" if facts.license else "without a stated licence"
+    return f"""# {plain(facts.title)}
+
+{facts.num_images:,} images ({roles}), version `{facts.version}` of `{facts.name}`: chosen from
+{sum(facts.states.values()):,} candidates by `lvd`, the way LVD-142M was made (DINOv2, arXiv 2304.07193).
+Published {terms}; the images keep the rights that they had.
+
+```python
+from datasets import load_from_disk
+
+images = load_from_disk("{facts.version}")  # this folder
+images[0]["image"]  # a PIL image
+```"""
+
+
+def _sources(facts: Facts) -> str:
+    lines = []
+    for c in facts.collections:
+        published = "–" if c.kept is None else f"{c.kept:,}"
+        lines.append([c.role, c.name, c.kind, f"{c.listed:,}", f"{c.fetched:,}", published])
+    made = table(["role", "name", "kind", "candidates", "fetched", "published"], lines, numbers=3)
+    retrieved = [[name, _policy(facts, name), f"{n:,}"] for name, n in facts.retrieved_for.items()]
+    if not retrieved:
+        return f"## Sources\n\n{made}\n\nNothing was retrieved for a curated collection."
+    note = "An image that several collections retrieved counts for each of them."
+    return f"## Sources\n\n{made}\n\n{table(['collection', 'retrieval', 'images'], retrieved, numbers=1)}\n\n{note}"
+
+
+def _policy(facts: Facts, name: str) -> str:
+    policy = facts.policies[name]
+    if policy["kind"] == "sample":
+        return f"{policy['neighbors']:,} nearest of every image (collisions: {facts.collisions})"
+    return (
+        f"up to {policy['per_cluster']:,} of every cluster with at least {policy['min_queries']} of its images, "
+        f"at most {policy['max_images']:,}"
+    )
+
+
+def _method(facts: Facts) -> str:
+    at = facts.thresholds
+    steps = [[s.label, f"{s.count:,}", share(s.count, facts.funnel[0].count), _lost(s)] for s in facts.funnel]
+    return f"""## Method
+
+{table(["step", "images", "of the candidates", "lost"], steps, numbers=0, right=(1, 2))}
+
+- **Fingerprint**: exact duplicates by content; near duplicates by a 64-bit PCA hash within
+  {at["hash_distance"]} bits, confirmed by a thumbnail correlation of at least {at["thumbnail_similarity"]}.
+- **Self-deduplication**: descriptors of `{plain(facts.models["copy descriptors"])}`; components of the graph of nearest
+  neighbours with a cosine of at least {at["copy_similarity"]}; one image of each is kept.
+- **Decontamination**: {_references(facts)}
+- **Retrieval**: embeddings of `{plain(facts.models["embeddings"])}`; {facts.num_clusters:,} clusters by spherical
+  k-means; seed {facts.seed}."""
+
+
+def _references(facts: Facts) -> str:
+    compared = [(c.name, c.dropped_for_it) for c in facts.collections if c.dropped_for_it is not None]
+    if not compared:
+        return "none; no benchmark and no curated collection was compared with the pool."
+    names = ", ".join(f"{plain(name)} ({dropped:,})" for name, dropped in compared)
+    return f"""components that hold an image of a collection below, at a cosine of at least
+  {facts.thresholds["reference_similarity"]}, are dropped whole. Images dropped: {names}."""
+
+
+def _lost(step: Step) -> str:
+    if step.gained:
+        return f"{step.gained:,} curated images join"
+    return ", ".join(f"{n:,} {reason}" for reason, n in step.lost.items())
+
+
+def _columns() -> str:
+    return f"## Columns\n\n{table(['column', 'what it holds'], [[f'`{c}`', text] for c, text in COLUMNS.items()])}"
+
+
+def _ledger(facts: Facts) -> str:
+    total = sum(facts.states.values())
+    states = [[state, f"{n:,}", share(n, total)] for state, n in facts.states.items()]
+    reasons = [[x.stage, x.reason, x.state, f"{x.count:,}", share(x.count, total), x.meaning] for x in facts.losses]
+    return f"""## Ledger
+
+Every candidate of the pool and of the published collections ends in one state; the folder `ledger` has a row for each
+({total:,}), with its stage, its reason, its score and the image that caused it.
+
+{table(["state", "candidates", "share"], [*states, ["sum", f"{total:,}", share(total, total)]], numbers=2)}
+
+{table(["stage", "reason", "state", "candidates", "share", "what it means"], reasons, numbers=0, right=(3, 4))}"""
+
+
+def _limits(facts: Facts) -> str:
+    benchmarks = [c.name for c in facts.collections if c.role == "benchmark"]
+    cleared = (
+        f"Decontaminated against {', '.join(benchmarks)} only."
+        if benchmarks
+        else "Not decontaminated against any benchmark."
+    )
+    return f"""## Limits
+
+- **Not filtered for content**: this version has no NSFW filter and does not find or blur faces; what the sources hold
+  of either is here.
+- **Not checked for rights**: no licence of a single image was read; `url` and `key` say where it came from.
+- {cleared} Mirrored and strongly cropped copies may be left.
+- Retrieval favours what the curated collections show, and inherits their bias.
+- Labels, where there are any, are those of the sources."""
+
+
+def table(head: list[str], lines: list[list[str]], *, numbers: int = 0, right: tuple[int, ...] = ()) -> str:
+    """A Markdown table; the last `numbers` columns, and those in `right`, stand on the right."""
+    aligned = {*range(len(head) - numbers, len(head)), *right}
+    rule = ["---:" if index in aligned else "---" for index in range(len(head))]
+    return "\n".join(f"| {' | '.join(map(plain, line))} |" for line in (head, rule, *lines))
+
+
+def plain(text: str) -> str:
+    """The text on one line, with nothing in it that Markdown or HTML would act on."""
+    escaped = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("|", "\\|")

@@ -1,0 +1,68 @@
+"""What a chart shows: its bars or its line, its ends, and what each point says. The template draws it as inline SVG."""
+
+import numpy as np
+from pydantic import BaseModel
+
+MAX_POINTS = 120
+
+
+class Chart(BaseModel, frozen=True):
+    """A column chart, or a line; `values` are drawn from zero (columns) or from the smallest (line)."""
+
+    label: str
+    values: tuple[float, ...]
+    says: tuple[str, ...]  # of each value, shown on pointing at it
+    ticks: tuple[str, ...]  # spread below the chart from its left end to its right end
+    is_line: bool = False
+
+    @property
+    def heights(self) -> tuple[float, ...]:
+        """Each value as 0 to 100, the largest being 100; a value that is not zero is at least 1."""
+        low = min(self.values, default=0.0) if self.is_line else 0.0
+        span = max(self.values, default=0.0) - low
+        if span <= 0:
+            return tuple(50.0 if self.is_line else 0.0 for _ in self.values)
+        scaled = (100 * (value - low) / span for value in self.values)
+        return tuple(round(h if self.is_line or not h else max(h, 1.0), 2) for h in scaled)
+
+
+def histogram(label: str, counts: np.ndarray, edges: np.ndarray) -> Chart:
+    """A column for each bin between the first and the last that is not empty.
+
+    counts: (b,) int64; edges: (b + 1,) float64, ascending.
+    """
+    filled = np.flatnonzero(counts)
+    if not len(filled):
+        return Chart(label=label, values=(), says=(), ticks=())
+    first, stop = int(filled[0]), int(filled[-1]) + 1
+    shown, ends = counts[first:stop].tolist(), edges[first : stop + 1].tolist()
+    says = [f"{left:.2f} to {right:.2f}: {count:,}" for left, right, count in zip(ends, ends[1:], shown, strict=False)]
+    middle = [f"{ends[len(ends) // 2]:.2f}"] if len(ends) > 2 else []
+    return Chart(
+        label=label, values=tuple(shown), says=tuple(says), ticks=(f"{ends[0]:.2f}", *middle, f"{ends[-1]:.2f}")
+    )
+
+
+def ranked_sizes(label: str, sizes: np.ndarray) -> Chart:
+    """Sizes from the largest to the smallest; above 120 of them a column is the mean of neighbours in that order.
+
+    sizes: (n,) int64.
+    """
+    descending = np.sort(sizes)[::-1]
+    parts = np.array_split(descending, min(len(descending), MAX_POINTS)) if len(descending) else []
+    ranks = np.cumsum([0, *map(len, parts)])
+    says = [
+        f"{first + 1:,}: {part[0]:,}"
+        if len(part) == 1
+        else f"{first + 1:,} to {first + len(part):,}: {part.mean():,.1f}"
+        for first, part in zip(ranks, parts, strict=False)
+    ]
+    ticks = ("largest", f"{len(descending):,} clusters", "smallest") if len(descending) else ()
+    return Chart(label=label, values=tuple(float(p.mean()) for p in parts), says=tuple(says), ticks=ticks)
+
+
+def line(label: str, values: list[float], unit: str) -> Chart:
+    """A line through values at 1, 2, 3, … of a unit."""
+    says = [f"{unit} {index}: {value:.4f}" for index, value in enumerate(values, 1)]
+    ticks = (f"{unit} 1", f"{unit} {len(values)}") if len(values) > 1 else ()
+    return Chart(label=label, values=tuple(values), says=tuple(says), ticks=ticks, is_line=True)

@@ -1,0 +1,172 @@
+"""TorchScript models made by the test: preprocessing, batches, and files that are something else."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lvd.infra.errors import InputError
+from lvd.tasks import models
+from lvd.tasks.decode import decode_rgb
+from lvd.tasks.models import ModelSpec
+
+torch = pytest.importorskip("torch")
+EDGE_PX = 32
+
+
+class Small(torch.nn.Module):
+    """Two convolutions, pooled to 4 x 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 24, 3, stride=2)
+        self.second = torch.nn.Conv2d(24, 16, 3)
+
+    def forward(self, pixels):
+        return self.second(self.first(pixels).relu()).mean((2, 3))
+
+
+class Two(torch.nn.Module):
+    def forward(self, pixels):
+        return pixels, pixels
+
+
+def traced(module: torch.nn.Module) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(module.eval(), torch.zeros(2, 3, EDGE_PX, EDGE_PX)), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def module():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Small().eval()
+
+
+@pytest.fixture
+def spec(module, tmp_path):
+    path = tmp_path / "small.pt"
+    path.write_bytes(traced(module))
+    return ModelSpec(model="torchscript", path=str(path), input_px=EDGE_PX)
+
+
+def pictures(count: int, seed: int = 0) -> list[Image.Image]:
+    rng = np.random.default_rng(seed)
+    coarse = [Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)) for _ in range(count)]
+    return [image.resize((200, 150), Image.Resampling.BICUBIC) for image in coarse]
+
+
+def test_the_vector_is_that_of_the_usual_transforms(spec, module):
+    from torchvision.transforms import v2
+
+    usual = v2.Compose(
+        [
+            v2.Resize((EDGE_PX, EDGE_PX)),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    images, model = pictures(3), models.load(spec)
+    inputs = np.stack([model.preprocess(image) for image in images])
+    expected = torch.stack([usual(image) for image in images])
+    np.testing.assert_allclose(inputs, expected.numpy(), atol=1e-6)
+    with torch.inference_mode():
+        features = torch.nn.functional.normalize(module(expected)).numpy()
+    np.testing.assert_allclose(model.embed(inputs), features, atol=1e-6)
+    assert (model.dim, model.embed(inputs).dtype) == (16, np.float32)
+
+
+def test_the_middle_is_taken_of_the_short_edge(spec):
+    model = models.load(spec.model_copy(update={"resize": "short_edge", "mean": (0, 0, 0), "std": (1, 1, 1)}))
+    image = Image.new("RGB", (90, 30), "black")
+    image.paste("white", (30, 0, 60, 30))
+    assert model.preprocess(image).min() > 0.99
+    assert models.load(spec.model_copy(update={"mean": (0, 0, 0), "std": (1, 1, 1)})).preprocess(image).mean() < 0.4
+
+
+def test_a_vector_depends_neither_on_its_place_nor_on_the_other_rows(spec):
+    check_batches(models.load(spec), pictures(23))
+
+
+def check_batches(model: models.ImageModel, images: list[Image.Image], batch_size: int = 8) -> None:
+    """Batches of one size, padded with zeros: each image has the same vector in every order, bit for bit."""
+    inputs = np.stack([np.asarray(model.preprocess(image)) for image in images])
+    rng, first = np.random.default_rng(0), None
+    for _ in range(3):
+        order = rng.permutation(len(inputs))
+        vectors = np.zeros((len(inputs), model.dim), dtype=np.float32)
+        for start in range(0, len(inputs), batch_size):
+            rows = order[start : start + batch_size]
+            batch = np.zeros((batch_size, *inputs.shape[1:]), dtype=inputs.dtype)
+            batch[: len(rows)] = inputs[rows]
+            vectors[rows] = model.embed(batch)[: len(rows)]
+        first = vectors if first is None else first
+        np.testing.assert_array_equal(vectors, first)
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
+
+
+def test_a_vector_does_not_depend_on_the_layout_of_the_batch(spec):
+    # Stacked transposed images lie channels-last in memory, and torch has other kernels for that.
+    model = models.load(spec)
+    batch = np.stack([model.preprocess(image) for image in pictures(8)])
+    last = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert last.strides != batch.strides
+    np.testing.assert_array_equal(model.embed(last), model.embed(batch))
+    assert model.preprocess(pictures(1)[0]).flags.c_contiguous
+
+
+def test_a_sscd_name_brings_size_and_thresholds(spec):
+    named = spec.model_copy(update={"model": "sscd_disc_mixup", "input_px": None})
+    model = models.load(named)
+    assert model.preprocess(pictures(1)[0]).shape == (3, 320, 320)
+    assert model.dim == 16  # what the file says, whatever its name
+
+
+def test_reduced_decoding_moves_the_vector_little(spec):
+    model, file = models.load(spec), io.BytesIO()
+    pictures(1)[0].resize((1600, 1200), Image.Resampling.BICUBIC).save(file, "JPEG")
+    whole, reduced = (decode_rgb(file.getvalue(), min_short_edge_px=px) for px in (None, model.min_short_edge_px))
+    assert reduced.size == (200, 150)
+    vectors = model.embed(np.stack([model.preprocess(image) for image in (whole, reduced)]))
+    assert float(vectors[0] @ vectors[1]) > 0.999
+
+
+def test_other_files_are_one_line(spec, tmp_path):
+    cases = {
+        b"not a zip": "is no TorchScript file",
+        traced(torch.nn.Flatten())[:500]: "is no TorchScript file",
+        traced(Two()): "the module gives tuple, not one tensor",
+        traced(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * EDGE_PX**2, 4))): None,
+    }
+    for number, (data, line) in enumerate(cases.items()):
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(data)
+        other = ModelSpec(model="torchscript", path=str(path), input_px=EDGE_PX)
+        if line is None:  # a good file that takes one size only
+            assert models.load(other).dim == 4
+            other, line = (
+                other.model_copy(update={"input_px": 64}),
+                "fails on 64 px: .*shapes cannot be multiplied.*input_px",
+            )
+        with pytest.raises(InputError, match=line) as caught:
+            models.load(other)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_real_model_groups_real_classes(shared):
+    folder = shared / "data" / "cifar10"
+    spec = ModelSpec(model="torchscript", path=str(shared / "models" / "cifar10_resnet56.torchscript.pt"), input_px=32)
+    paths = [path for label in sorted(folder.iterdir()) for path in sorted(label.iterdir())[:12]]
+    images = [decode_rgb(path.read_bytes()) for path in paths]
+    model = models.load(spec)
+    vectors = model.embed(np.stack([model.preprocess(image) for image in images]))
+    similarity = vectors @ vectors.T - 2 * np.eye(len(vectors))
+    labels = np.array([path.parent.name for path in paths])
+    assert (labels[similarity.argmax(axis=1)] == labels).mean() > 0.7
+    check_batches(model, images[:20])
