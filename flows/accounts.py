@@ -9,9 +9,9 @@ from lvd.flows.collected import Gathered, Part, Sources
 from lvd.flows.run import Run
 from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import report, tallies
-from lvd.tasks.sources import num_rows
 
 REJECTING = ("crawl", "download", "screen", "descriptors", "embed")  # the stages that write rejects
+DECISIONS = ("screened", "unique", "copies", "selection")  # computed as one, whatever the number of their shards
 EXAMPLES_EACH, TOP_DOMAINS = 2, 20
 ORDER = (
     *("crawl", "download", "screen", "screened", "fingerprint", "unique", "descriptors", "neighbours", "references"),
@@ -43,7 +43,7 @@ def _collection(role: str, name: str, parts: tuple[Part, ...], kept: Counter[str
         name=name,
         kind=parts[0].partition.source.kind,
         path=parts[0].partition.source.path,
-        listed=sum(num_rows(part.partition) for part in parts),
+        listed=sum(part.manifest.account()["rows_in"] for part in parts),
         fetched=sum(part.images.account()["rows"] for part in parts),
         kept=None if kept is None else sum(kept[part.images.directory] for part in parts),
     )
@@ -85,12 +85,13 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
     for stage, names in record["directories"].items():
         accounts = [stage_dir(run, name).account() for name in names]
         label = "ledger" if stage.startswith("curated/") else stage
+        shards, computed = sum(len(a["shard_rows"]) for a in accounts), record["computed"].get(stage, 0)
         found.append(
             report.Timing(
                 stage=label,
                 directories=tuple(names),
-                shards=sum(len(account["shard_rows"]) for account in accounts),
-                computed=record["computed"].get(stage, 0),
+                shards=shards,
+                computed=shards if computed and stage in DECISIONS else computed,
                 **{key: sum(account[key] for account in accounts) for key in ("rows_in", "rows", "seconds")},
                 peak_memory_mb=max((account["peak_memory_mb"] for account in accounts), default=0),
             )

@@ -1,6 +1,6 @@
 """What can be known to be wrong before anything is written."""
 
-import os
+import tempfile
 from pathlib import Path
 
 from lvd.flows import pool
@@ -32,16 +32,21 @@ def check_models(recipe: Recipe) -> None:
 
 
 def check_root(run: Run) -> None:
-    """A local root must be a folder, or be able to become one."""
-    if not run.storage.is_local:
-        return
-    root = Path(run.storage.root)
-    parent = next(p for p in (root, *root.parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or os.statvfs(parent).f_flag & os.ST_RDONLY:
+    """The root must be a place that can be written: tried by making and removing a folder, or listing a bucket."""
+    storage = run.storage
+    try:
+        if storage.is_local:
+            root = Path(storage.root).absolute()
+            parent = next(p for p in (root, *root.parents) if p.exists())
+            Path(tempfile.mkdtemp(dir=parent)).rmdir()
+        else:
+            storage.fs.ls(storage.path.split("/")[0])
+    except storage.errors as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"recipe.root must be a folder that can be written, was {run.storage.root!r}: "
-            f"{parent} cannot be; choose another with --root"
-        )
+            f"recipe.root must be a place that can be written, was {run.recipe.root!r} ({reason}): "
+            "choose another with --root"
+        ) from error
 
 
 def check_sources(run: Run) -> None:

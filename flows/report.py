@@ -136,7 +136,6 @@ def facts(run: Run, page: report.Report, survey: Survey) -> card.Facts:
     return card.Facts(
         title=page.title,
         name=recipe.name,
-        version=page.version,
         license=recipe.publish.license,
         roles=dict(survey.roles),
         states=page.states,

@@ -18,9 +18,15 @@ GROUP_TITLES = {
     "benchmark_copy": "Copies of benchmark images",
     "curated_copy": "Copies of curated images",
 }
-SCREENED_EACH, SAMPLE_SIZE = 6, 24
+SCREENED_EACH, SAMPLE_SIZE = 6, 30
 QUERIES, QUERIES_EACH, MATCHES_EACH = 32, 8, 6  # of all collections together, of one at most, of a query
-CLUSTERS, CLUSTER_IMAGES = 10, 8
+CLUSTERS, CLUSTER_IMAGES = 10, 9
+
+
+SETTINGS = {
+    "sample": ("neighbors", "collisions", "depth_per_neighbor"),
+    "cluster": ("min_queries", "per_cluster", "max_images"),
+}
 
 
 def pictures(sources: Sources, page: report.Report) -> dict[At, Thumbnail]:
@@ -71,7 +77,8 @@ def _group_sheet(groups: Groups, reason: str, chosen: list[dict[str, Any]], head
         head = heads.get(group["because_of"], Shown(at=None, note="not found"))
         pairings.append(Pairing(head=head, others=others, more=group["size"] - len(others)))
     known = "" if groups.share == 1 else f" in a {groups.share:.2g} share of all"
-    text = f"{len(chosen)} of {len(groups.sizes(reason)):,} groups{known}, the least similar first" if chosen else ""
+    order = "" if reason == "exact_duplicate" else ", the least similar first"
+    text = f"{len(chosen)} of {len(groups.sizes(reason)):,} groups{known}{order}" if chosen else ""
     return Sheet(title=GROUP_TITLES[reason], text=text, pairings=tuple(pairings))
 
 
@@ -111,15 +118,20 @@ def _retrieval(gathered: Gathered, target: StageDir, num_queries: int) -> report
     pairings = []
     for query_id, match in found.items():
         at = At(gathered.role, gathered.name, rows[query_id]) if query_id in rows else None
-        note = "query" if match["cluster_id"] is None else f"query of cluster {match['cluster_id']}"
+        note = "query" if match["cluster_id"] is None else f"cluster {match['cluster_id']}"
         others = tuple(pool_image(row["row"], f"{row['similarity']:.3f}") for row in match["rows"])
         pairings.append(Pairing(head=Shown(at=at, note=note), others=others, more=match["size"] - len(others)))
-    to = "the query" if notes["kind"] == "sample" else "the centroid"
-    text = f"{len(pairings)} queries, half of them those with the least similar match; similarity to {to}"
+    if notes["kind"] == "sample":
+        to, text = (
+            "the query",
+            f"{len(pairings)} of {notes['queries']:,}: some at random, then the least similar matches",
+        )
+    else:
+        to, text = "the centroid", f"{len(pairings)} of {notes['clusters']:,} clusters, with the query nearest to it"
     return report.Retrieval(
         name=gathered.name,
         notes=notes,
-        settings={name: value for name, value in account["config"].items() if name not in ("collection", "kind")},
+        settings={name: account["config"][name] for name in SETTINGS[notes["kind"]]},
         chart=charts.histogram(f"Matches by similarity to {to}", counts, tallies.SIMILARITY_EDGES),
         sheet=Sheet(title=f"Queries of {gathered.name}", text=text if pairings else "", pairings=tuple(pairings)),
     )
@@ -131,7 +143,7 @@ def screened(ended: Reservoir, losses: tuple[report.Loss, ...]) -> Sheet:
     for loss in losses:
         if loss.stage == "screen" and loss.state == "dropped":
             rows = ended.rows(loss.reason)[:SCREENED_EACH]
-            others = tuple(pool_image(row["row"], f"{row['score']:.4g}") for row in rows)
+            others = tuple(pool_image(row["row"], f"{round(row['score'], 4):g}") for row in rows)
             pairings.append(
                 Pairing(head=None, others=others, more=loss.count - len(others), title=f"{loss.reason}: {loss.meaning}")
             )

@@ -29,6 +29,15 @@ class Storage:
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.root = self.path if self.is_local else root.rstrip("/")
 
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What this filesystem raises when it cannot be reached, read or written."""
+        if "s3" in self.fs.protocol:
+            from botocore.exceptions import BotoCoreError
+
+            return (OSError, BotoCoreError)
+        return (OSError,)
+
     def locate(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
 

@@ -25,8 +25,18 @@ COLUMNS = {
     "width": "pixels, upright",
     "height": "pixels, upright",
 }
-SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
-LARGER_SIZES = ((1e8, "10M<n<100M"), (1e9, "100M<n<1B"), (1e10, "1B<n<10B"))
+BOUNDS = (
+    "1K",
+    "10K",
+    "100K",
+    "1M",
+    "10M",
+    "100M",
+    "1B",
+    "10B",
+    "100B",
+    "1T",
+)  # as hubs name them, each ten times the last
 
 
 class Facts(BaseModel, frozen=True):
@@ -34,7 +44,6 @@ class Facts(BaseModel, frozen=True):
 
     title: str
     name: str
-    version: str
     license: str | None
     roles: dict[str, int]  # of the published images
     states: dict[str, int]  # of the candidates
@@ -61,15 +70,22 @@ def render(facts: Facts) -> str:
 
 
 def _front_matter(facts: Facts) -> str:
-    category = next((name for limit, name in (*SIZES, *LARGER_SIZES) if facts.num_images < limit), "n>1T")
     values = {
-        "pretty_name": facts.title,
+        "pretty_name": " ".join(facts.title.split()),
         **({"license": facts.license} if facts.license else {}),
         "task_categories": ["image-feature-extraction"],
-        "size_categories": [category],
+        "size_categories": [size_category(facts.num_images)],
         "tags": ["image", "self-supervised", "curated"],
     }
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
+
+
+def size_category(num_images: int) -> str:
+    """The name that hubs give to this many examples: n<1K, 1K<n<10K, …, n>1T."""
+    place = max(0, len(str(num_images)) - 3)
+    if place == 0:
+        return f"n<{BOUNDS[0]}"
+    return f"{BOUNDS[place - 1]}<n<{BOUNDS[place]}" if place < len(BOUNDS) else f"n>{BOUNDS[-1]}"
 
 
 def _opening(facts: Facts) -> str:
@@ -77,14 +93,14 @@ def _opening(facts: Facts) -> str:
     terms = f"under `{plain(facts.license)}`" if facts.license else "without a stated licence"
     return f"""# {plain(facts.title)}
 
-{facts.num_images:,} images ({roles}), version `{facts.version}` of `{facts.name}`: chosen from
-{sum(facts.states.values()):,} candidates by `lvd`, the way LVD-142M was made (DINOv2, arXiv 2304.07193).
+{facts.num_images:,} images ({roles}), chosen from {sum(facts.states.values()):,} candidates by `lvd` with the recipe
+`{facts.name}`, the way LVD-142M was made (DINOv2, arXiv 2304.07193).
 Published {terms}; the images keep the rights that they had.
 
 ```python
 from datasets import load_from_disk
 
-images = load_from_disk("{facts.version}")  # this folder
+images = load_from_disk(".")  # this folder
 images[0]["image"]  # a PIL image
 ```"""
 
@@ -114,15 +130,16 @@ def _policy(facts: Facts, name: str) -> str:
 
 def _method(facts: Facts) -> str:
     at = facts.thresholds
-    steps = [[s.label, f"{s.count:,}", share(s.count, facts.funnel[0].count), _lost(s)] for s in facts.funnel]
+    first = facts.funnel[0].count
+    steps = [[s.label, f"{s.count:,}", "" if s.gained else share(s.count, first), _lost(s)] for s in facts.funnel]
     return f"""## Method
 
 {table(["step", "images", "of the candidates", "lost"], steps, numbers=0, right=(1, 2))}
 
 - **Fingerprint**: exact duplicates by content; near duplicates by a 64-bit PCA hash within
-  {at["hash_distance"]} bits, confirmed by a thumbnail correlation of at least {at["thumbnail_similarity"]}.
+  {at["hash_distance"]:g} bits, confirmed by a thumbnail correlation of at least {at["thumbnail_similarity"]:g}.
 - **Self-deduplication**: descriptors of `{plain(facts.models["copy descriptors"])}`; components of the graph of nearest
-  neighbours with a cosine of at least {at["copy_similarity"]}; one image of each is kept.
+  neighbours with a cosine of at least {at["copy_similarity"]:g}; one image of each is kept.
 - **Decontamination**: {_references(facts)}
 - **Retrieval**: embeddings of `{plain(facts.models["embeddings"])}`; {facts.num_clusters:,} clusters by spherical
   k-means; seed {facts.seed}."""
@@ -133,8 +150,9 @@ def _references(facts: Facts) -> str:
     if not compared:
         return "none; no benchmark and no curated collection was compared with the pool."
     names = ", ".join(f"{plain(name)} ({dropped:,})" for name, dropped in compared)
-    return f"""components that hold an image of a collection below, at a cosine of at least
-  {facts.thresholds["reference_similarity"]}, are dropped whole. Images dropped: {names}."""
+    return f"""components that hold an image of a reference collection, at a cosine of at least
+  {facts.thresholds["reference_similarity"]:g}, are dropped whole. The collections, and the images dropped for each:
+  {names}."""
 
 
 def _lost(step: Step) -> str:
@@ -163,11 +181,8 @@ Every candidate of the pool and of the published collections ends in one state; 
 
 def _limits(facts: Facts) -> str:
     benchmarks = [c.name for c in facts.collections if c.role == "benchmark"]
-    cleared = (
-        f"Decontaminated against {', '.join(benchmarks)} only."
-        if benchmarks
-        else "Not decontaminated against any benchmark."
-    )
+    cleared = f"against {', '.join(benchmarks)} only" if benchmarks else "against any benchmark"
+    cleared = f"{'Decontaminated' if benchmarks else 'Not decontaminated'} {cleared}."
     return f"""## Limits
 
 - **Not filtered for content**: this version has no NSFW filter and does not find or blur faces; what the sources hold

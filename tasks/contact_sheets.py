@@ -153,12 +153,21 @@ class Groups:
         self._reasons, self._max_groups, self._members = pa.array(reasons), max_groups, members
         self.share = 1.0
         fields = [("reason", pa.string()), ("because_of", pa.string())]
+        self._pending: list[pa.Table] = []
         self._sizes = pa.schema([*fields, ("size", pa.int64()), ("lowest", pa.float32())]).empty_table()
         self._rows = pa.schema([*fields, ("score", pa.float32()), ("row", pa.int64())]).empty_table()
 
     def add(self, table: pa.Table) -> None:
         """table: columns reason, because_of, score, row."""
-        table = self._held(table.filter(pc.is_in(table["reason"], self._reasons)).select(self._rows.schema.names))
+        mine = table.filter(pc.is_in(table["reason"], self._reasons)).select(self._rows.schema.names)
+        self._pending.append(self._held(mine.cast(self._rows.schema)))
+        if sum(map(len, self._pending)) > 2 * self._max_groups:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Takes what is pending into the groups, and forgets groups until they are few enough."""
+        table = pa.concat_tables([self._rows.slice(0, 0), *self._pending])
+        self._pending.clear()
         ones = pa.array(np.ones(len(table), dtype=np.int64))
         sizes = pa.table([table["reason"], table["because_of"], ones, table["score"]], schema=self._sizes.schema)
         summed = (
@@ -189,6 +198,7 @@ class Groups:
 
     def sizes(self, reason: str) -> np.ndarray:
         """(g,) int64: images dropped in each held group of a reason."""
+        self._settle()
         return self._sizes.filter(pc.equal(self._sizes["reason"], reason))["size"].to_numpy()
 
     def chosen(self, reason: str, count: int) -> list[dict[str, Any]]:
@@ -196,6 +206,7 @@ class Groups:
 
         Each with because_of, size, lowest, and rows: its lowest-scored dropped images with row and score.
         """
+        self._settle()
         groups = self._sizes.filter(pc.equal(self._sizes["reason"], reason)).sort_by(
             [("lowest", "ascending"), ("because_of", "ascending")]
         )

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from pydantic import BaseModel
 
 from lvd.tasks.charts import Chart
@@ -206,7 +207,8 @@ def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
         lost: Counter[str] = Counter()
         for stage, state, reason in [e for e in left if e[1] != "kept" and ends(*e)]:
             lost[reason] += left.pop((stage, state, reason))
-        steps.append(Step(label=label, count=left.total(), before=steps[-1].count, lost=dict(lost.most_common())))
+        ordered = dict(sorted(lost.items(), key=lambda pair: (-pair[1], pair[0])))
+        steps.append(Step(label=label, count=left.total(), before=steps[-1].count, lost=ordered))
 
     undecodable = get_args(DecodeReason)
     step("valid, each once", lambda stage, state, reason: stage == "crawl")
@@ -293,6 +295,14 @@ def tail(text: str, length: int = 46) -> str:
     return text if len(text) <= length else "…" + text[1 - length :]
 
 
+def short(key: str, length: int = 36) -> Markup:
+    """A key as it stands below a picture: its last parts that fit, broken after slashes only where that is enough."""
+    text = key.rpartition("://")[2]
+    while len(text) > length and "/" in text.lstrip("…/"):
+        text = "…/" + text.lstrip("…/").partition("/")[2]
+    return Markup("<wbr>").join(re.split(r"(?<=/)", tail(text, length)))
+
+
 def without_credentials(text: str) -> str:
     """The text with user names and passwords taken out of its URLs."""
     return re.sub(r"(?<=://)[^/\s@?#]+@", "", text)
@@ -301,7 +311,7 @@ def without_credentials(text: str) -> str:
 def render(report: Report) -> str:
     """The page: one HTML file, pictures as `data:` URLs, no script."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "duration": duration, "size": size, "tail": tail}
+    environment.filters |= {"count": count, "duration": duration, "size": size, "tail": tail, "short": short}
     environment.filters["clean"] = without_credentials
     environment.globals["share"] = share
     template = environment.from_string(files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8"))

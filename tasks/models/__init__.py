@@ -142,7 +142,7 @@ def load(spec: ModelSpec, *, device: str = "cpu") -> ImageModel:
     """
     state = None
     if spec.path is not None:
-        filesystem, path = _locate(spec.path, f"model {spec.model}: path")
+        filesystem, path = _locate(spec.path, f"model {spec.model}.path")
         state = filesystem.ukey(path)
     return _LOADED.get((spec, device, state), lambda: _family(spec.model).build(spec, device))
 
@@ -221,17 +221,17 @@ def check_file(spec: ModelSpec, where: str) -> None:
 
 def file_digest(spec: ModelSpec) -> str:
     """`sha256:…` of the file at `path`. Raises InputError if there is none."""
-    filesystem, path = _locate(spec.path, f"model {spec.model}: path")
+    filesystem, path = _locate(spec.path, f"model {spec.model}.path")
     with filesystem.open(path, "rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_file(spec: ModelSpec) -> bytes:
     """The bytes at `path`. Raises InputError if there are none, or they do not have the digest `sha256`."""
-    filesystem, path = _locate(spec.path, f"model {spec.model}: path")
+    filesystem, path = _locate(spec.path, f"model {spec.model}.path")
     data = filesystem.cat_file(path)
     if spec.sha256 is not None:
-        _same_content(spec, hashlib.sha256(data).hexdigest(), f"model {spec.model}: sha256")
+        _same_content(spec, hashlib.sha256(data).hexdigest(), f"model {spec.model}.sha256")
     return data
 
 

@@ -21,6 +21,7 @@ RASTER_PX = 64
 # builtin:dct
 FRAME_RASTER_PX = 256
 MAX_FRAME_LINES = 96  # three eighths of each side; what is uniform beyond that is background, not a frame
+MAX_FRAMES = 4  # one inside the other; the blurred line where one gives way to the next counts
 FRAME_NOISE = 0.01  # of a line that may be unlike the frame
 FRAME_TOLERANCE = 12  # grey levels: what JPEG leaves of a flat area
 FRAME_REACH_LINES = 6  # within so many lines a frame must give way to the picture
@@ -31,7 +32,8 @@ CHROMA_WEIGHT = 0.4  # the greyscale copy of a colour image keeps a cosine of 1 
 LUMA_GATE = 64.0  # energy in DCT units: 1 grey level of standard deviation, below it there is only noise
 CHROMA_GATE = 32.0
 DCT_THRESHOLDS = CopyThresholds(min_similarity=0.52, benchmark_min_similarity=0.45, floor=0.40)
-"""Measured by benchmarks/builtin_quality.py on 1,000 unrelated photographs, small photographs and drawings."""
+"""Measured by benchmarks/builtin_quality.py: of the 288,420 pairs of 760 unrelated photographs, most of them of 32 px,
+the share above is 0, 4e-5 and 2e-4 (the highest 0.50); of the pairs of 144 drawn pictures none is above 0.38."""
 
 # builtin:color_texture
 HUES, LEVELS, CHROMAS, ORIENTATIONS = 10, 6, 4, 8
@@ -50,7 +52,7 @@ class BuiltinModel:
 
     def embed(self, batch: Any) -> np.ndarray:
         """(b, dim) float32 unit rows of (b, 64, 64, 3) uint8 rasters."""
-        return np.stack([self._describe(np.ascontiguousarray(raster)) for raster in np.asarray(batch)])
+        return np.stack([self._describe(raster) for raster in np.asarray(batch)])
 
 
 def framed_raster(image: "Image.Image") -> np.ndarray:
@@ -60,19 +62,22 @@ def framed_raster(image: "Image.Image") -> np.ndarray:
     small = image.resize((FRAME_RASTER_PX, FRAME_RASTER_PX), Image.Resampling.BILINEAR)
     pixels = without_frame(np.asarray(small))
     if pixels.shape[:2] != (FRAME_RASTER_PX, FRAME_RASTER_PX):
-        small = Image.fromarray(without_frame(pixels))  # again: a copy may add a frame to one that it had
+        small = Image.fromarray(pixels)
     return np.asarray(small.resize((RASTER_PX, RASTER_PX), Image.Resampling.BOX).convert("YCbCr"))
 
 
 def without_frame(pixels: np.ndarray) -> np.ndarray:
-    """The part of (h, w, 3) uint8 pixels inside a uniform frame, or inside bars on some of its sides."""
-    top, bottom = frame_lines(pixels), frame_lines(pixels[::-1])
-    if top + bottom < len(pixels):
-        pixels = pixels[top : len(pixels) - bottom]
-    columns = pixels.transpose(1, 0, 2)
-    left, right = frame_lines(columns), frame_lines(columns[::-1])
-    if left + right < len(columns):
-        pixels = pixels[:, left : len(columns) - right]
+    """The part of (h, w, 3) uint8 pixels inside a uniform frame, bars on some of its sides, or several of them."""
+    for _ in range(MAX_FRAMES):
+        size = pixels.shape
+        for turned in (False, True):
+            lines = pixels.transpose(1, 0, 2) if turned else pixels
+            first, last = frame_lines(lines), frame_lines(lines[::-1])
+            if first + last < len(lines):
+                lines = lines[first : len(lines) - last]
+            pixels = lines.transpose(1, 0, 2) if turned else lines
+        if pixels.shape == size:
+            break
     return pixels
 
 

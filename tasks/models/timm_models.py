@@ -65,11 +65,14 @@ def _overrides(spec: ModelSpec) -> dict[str, Any]:
 
 def _check(spec: ModelSpec, where: str) -> None:
     """Raises InputError for a name that timm does not know, a name without weights, a file that is not there."""
-    if spec.path is None:
-        if spec.sha256 is not None:
-            raise InputError(f"{where}.sha256 is that of the file at path, and path was null: give both or none")
-    else:
+    _check_name(spec, where)
+    if spec.path is not None:
         check_file(spec, where)
+
+
+def _check_name(spec: ModelSpec, where: str) -> None:
+    if spec.path is None and spec.sha256 is not None:
+        raise InputError(f"{where}.sha256 is that of the file at path, and path was null: give both or none")
     if spec.model.startswith(HUB_PREFIXES):
         return
     if ":" in spec.model:  # a prefix that nobody has; timm is not needed to know
@@ -93,7 +96,7 @@ def _has_weights(name: str) -> bool:
 
 def _digest(spec: ModelSpec) -> str:
     """The digest of the file, or the name with its pretrained tag and hub id, without loading weights."""
-    _check(spec, f"model {spec.model}")
+    _check_name(spec, f"model {spec.model}")
     if spec.path is not None:
         return file_digest(spec)
     if spec.model.startswith(HUB_PREFIXES):
@@ -110,7 +113,7 @@ def _build(spec: ModelSpec, device: str) -> TimmModel:
     import timm
 
     where, from_hub = f"model {spec.model}", spec.path is None
-    _check(spec, where)
+    _check_name(spec, where)
     try:
         model = timm.create_model(spec.model, pretrained=from_hub, num_classes=0, **_image_size(spec))
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:

@@ -55,12 +55,16 @@ class TorchScriptModel:
 
 
 def _check(spec: ModelSpec, where: str, *, input_px: int | None) -> None:
-    """Raises InputError if the file or the input size is missing."""
+    """Raises InputError if path or input size are not given, or there is no such file."""
+    _check_given(spec, where, input_px)
+    check_file(spec, where)
+
+
+def _check_given(spec: ModelSpec, where: str, input_px: int | None) -> None:
     if spec.path is None:
         raise InputError(f"{where}.path: {spec.model} needs the path or URI of a TorchScript file, was null")
     if (spec.input_px or input_px) is None:
         raise InputError(f"{where}.input_px must be in [8, 4096], was null: the file does not say what it takes")
-    check_file(spec, where)
 
 
 def _build(spec: ModelSpec, device: str, *, input_px: int | None) -> TorchScriptModel:
@@ -68,7 +72,7 @@ def _build(spec: ModelSpec, device: str, *, input_px: int | None) -> TorchScript
     import torch
 
     where = f"model {spec.model}"
-    _check(spec, where, input_px=input_px)
+    _check_given(spec, where, input_px)
     data = read_file(spec)
     try:
         with warnings.catch_warnings():

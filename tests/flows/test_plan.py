@@ -23,7 +23,9 @@ def test_the_plan_of_lvd142m_is_table_15() -> None:
 
 
 def test_the_composition_follows_the_rules_of_the_recipe() -> None:
-    doubled = load("lvd142m-plan", settings=["curated=[{name: a, num_images: 10, retrieve: {kind: sample, neighbors: 3}}]"])
+    doubled = load(
+        "lvd142m-plan", settings=["curated=[{name: a, num_images: 10, retrieve: {kind: sample, neighbors: 3}}]"]
+    )
     assert [(row.retrieval, row.final) for row in composition(doubled)] == [("as is", 10), ("sample, N = 3", 30)]
 
 
@@ -33,7 +35,8 @@ def test_the_composition_follows_the_rules_of_the_recipe() -> None:
 )
 def test_cluster_retrieval_is_capped(eligible: int | None, cap: int, final: int) -> None:
     clusters = "" if eligible is None else f"eligible_clusters: {eligible}, "
-    text = f"curated=[{{name: a, num_images: 1000, include: false, {clusters}retrieve: {{kind: cluster, max_images: {cap}}}}}]"
+    entry = f"name: a, num_images: 1000, include: false, {clusters}retrieve: {{kind: cluster, max_images: {cap}}}"
+    text = f"curated=[{{{entry}}}]"
     assert [row.final for row in composition(load("lvd142m-plan", settings=[text]))] == [final]
 
 

@@ -14,14 +14,23 @@ GOOD = {"name": "a", "pool": [{"kind": "images", "path": "photos"}]}
     ("change", "message"),
     [
         ({"retrive": {}}, r"recipe\.retrive: unknown key: did you mean 'retrieve'\?"),
-        ({"copies": {"min_similarty": 0.5}}, r"recipe\.copies\.min_similarty: unknown key: did you mean 'min_similarity'\?"),
+        (
+            {"copies": {"min_similarty": 0.5}},
+            r"recipe\.copies\.min_similarty: unknown key: did you mean 'min_similarity'\?",
+        ),
         ({"pool": [{"kind": "images", "path": "x", "colour": 1}]}, r"recipe\.pool\[0\]\.colour: unknown key"),
-        ({"pool": [{"kind": "folder", "path": "x"}]}, r"recipe\.pool\[0\]\.kind must be one of .*'images'.*, was 'folder'"),
+        (
+            {"pool": [{"kind": "folder", "path": "x"}]},
+            r"recipe\.pool\[0\]\.kind must be one of .*'images'.*, was 'folder'",
+        ),
         ({"pool": [{"path": "x"}]}, r"recipe\.pool\[0\]\.kind must be given"),
         ({"pool": [{"kind": "images"}]}, r"recipe\.pool\[0\]\.path must be given"),
         ({"cluster": {"num_clusters": 0}}, r"recipe\.cluster\.num_clusters must be greater than or equal to 1, was 0"),
         ({"cluster": {"num_clusters": "many"}}, r"recipe\.cluster\.num_clusters must be a valid integer.*, was 'many'"),
-        ({"copies": {"min_similarity": 1.5}}, r"recipe\.copies\.min_similarity must be less than or equal to 1, was 1\.5"),
+        (
+            {"copies": {"min_similarity": 1.5}},
+            r"recipe\.copies\.min_similarity must be less than or equal to 1, was 1\.5",
+        ),
         (
             {"curated": [{"name": "c", "kind": "images", "path": "x", "retrieve": {"kind": "sample", "neighbors": 0}}]},
             r"recipe\.curated\[0\]\.retrieve\.neighbors must be greater than or equal to 1, was 0",
@@ -49,7 +58,11 @@ def test_every_bundled_recipe_is_valid(tmp_path: Path) -> None:
 
 def test_the_lvd_recipe_has_the_papers_numbers() -> None:
     recipe = load("lvd")
-    assert (recipe.copies.min_similarity, recipe.copies.benchmark_min_similarity, recipe.copies.neighbors) == (0.6, 0.45, 64)
+    assert (recipe.copies.min_similarity, recipe.copies.benchmark_min_similarity, recipe.copies.neighbors) == (
+        0.6,
+        0.45,
+        64,
+    )
     assert recipe.cluster.num_clusters == 100_000
     cluster = recipe.curated[2].retrieve
     assert (cluster.min_queries, cluster.per_cluster, cluster.max_images) == (4, 10_000, 1_000_000)
@@ -79,5 +92,5 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, settings: list[str]
 
 
 def test_a_recipe_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="recipe must be a YAML file or one of .*mini.*, was 'minni'"):
+    with pytest.raises(InputError, match=r"recipe must be a YAML file or one of .*mini.*, was 'minni'"):
         load("minni")

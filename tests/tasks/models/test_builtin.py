@@ -41,7 +41,6 @@ COPIES = {
     "black frame": lambda image: encoded(ImageOps.expand(image, 14, "black")),
     "white frame": lambda image: encoded(ImageOps.expand(image, 24, "white")),
     "bars": lambda image: encoded(ImageOps.pad(image, (max(image.size),) * 2)),
-    "two frames": lambda image: encoded(ImageOps.expand(ImageOps.expand(image, 12, "white"), 12, "red")),
     "caption": lambda image: encoded(captioned(image)),
     "brighter": lambda image: encoded(ImageEnhance.Brightness(image).enhance(1.3)),
     "darker": lambda image: encoded(ImageEnhance.Brightness(image).enhance(0.6)),
@@ -121,6 +120,7 @@ def test_flat_images_match_nothing_but_themselves(colour, drawn):
     flat = Image.new("RGB", (200, 100), colour)
     others = [Image.new("RGB", (200, 100), name) for name in ("#010101", "#fefefe", "#7f8081", "#fd0102")]
     found = vectors("builtin:dct", [flat, flat.resize((64, 64)), *others, *drawn[0]])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     np.testing.assert_array_equal(found[0], found[1])
     assert np.abs(found[2:] @ found[0]).max() < 0.35
 
@@ -137,7 +137,7 @@ FRAMES = [  # (top, right, bottom, left) lines added to 200 x 160, what is left 
     ((20, 20, 20, 20), (205, 213)),
     ((40, 0, 40, 0), (171, 256)),
     ((0, 50, 0, 0), (256, 205)),
-    ((0, 300, 0, 300), (256, 256)),  # thicker than three eighths of the picture: not a frame
+    ((0, 330, 0, 330), (256, 256)),  # thicker than three eighths of the picture: not a frame
 ]
 
 
@@ -151,6 +151,14 @@ def test_a_frame_is_cut_off(lines, left, colour):
     image.paste(inner, (left_lines, top))
     pixels = builtin.without_frame(np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR)))
     assert np.abs(np.subtract(pixels.shape[:2], left)).max() <= 3
+
+
+def test_a_frame_within_a_frame_is_cut_off():
+    rng = np.random.default_rng(0)
+    inner = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((192, 192))
+    image = ImageOps.expand(ImageOps.expand(inner, 12, "white"), 20, "red")
+    assert image.size == (256, 256)
+    np.testing.assert_array_equal(builtin.without_frame(np.asarray(image)), np.asarray(inner))
 
 
 def test_a_plain_ground_is_no_frame():

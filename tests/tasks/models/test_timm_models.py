@@ -119,7 +119,7 @@ def damaged(case: str, path) -> str:
     if case == "cut":
         (path / "weights.safetensors").write_bytes(data[:1000])
     if case == "code":
-        (path / "weights.pth").write_bytes(pickle.dumps(Planted()))
+        (path / "weights.pth").write_bytes(pickle.dumps(Planted(), protocol=2))
         return str(path / "weights.pth")
     if case == "no tensors":
         file = io.BytesIO()
@@ -155,7 +155,7 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        InputError, match="model test_vit: cannot be made: .* check the connection to the hub"
+        InputError, match=r"model test_vit: cannot be made: .* check the connection to the hub"
     ) as caught:
         models.load(ModelSpec(model="test_vit"))
     assert "\n" not in str(caught.value)
@@ -165,5 +165,5 @@ def test_the_digest_of_a_name_is_its_tag_and_hub_id():
     expected = "timm:test_vit.r160_in1k:timm/test_vit.r160_in1k"
     assert models.weights_digest(ModelSpec(model="test_vit")) == expected
     assert models.weights_digest(ModelSpec(model="test_vit.r160_in1k")) == expected
-    with pytest.raises(InputError, match="unknown model 'test_vit.r161_in1k': did you mean 'test_vit.r160_in1k'"):
+    with pytest.raises(InputError, match=r"unknown model 'test_vit.r161_in1k': did you mean 'test_vit.r160_in1k'"):
         models.weights_digest(ModelSpec(model="test_vit.r161_in1k"))

@@ -86,7 +86,7 @@ def test_the_middle_is_taken_of_the_short_edge(spec):
     model = models.load(spec.model_copy(update={"resize": "short_edge", "mean": (0, 0, 0), "std": (1, 1, 1)}))
     image = Image.new("RGB", (90, 30), "black")
     image.paste("white", (30, 0, 60, 30))
-    assert model.preprocess(image).min() > 0.99
+    assert model.preprocess(image).min() > 0.95
     assert models.load(spec.model_copy(update={"mean": (0, 0, 0), "std": (1, 1, 1)})).preprocess(image).mean() < 0.4
 
 

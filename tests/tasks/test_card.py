@@ -1,0 +1,104 @@
+"""The dataset card: what hubs read of it, and that nothing breaks its Markdown."""
+
+import pytest
+import yaml
+
+from lvd.tasks import card, schemas
+from lvd.tasks.report import Collection, Loss, Step
+
+FACTS = card.Facts(
+    title="Birds",
+    name="birds",
+    license=None,
+    roles={"curated": 2, "retrieved": 3},
+    states={"kept": 5, "dropped": 4, "failed": 1},
+    funnel=(
+        Step(label="candidates", count=8, before=8),
+        Step(label="retrieved", count=3, before=8, lost={"not_retrieved": 5}),
+        Step(label="published", count=5, before=3, gained=2),
+    ),
+    losses=(Loss(stage="retrieve", state="dropped", reason="not_retrieved", count=5),),
+    collections=(
+        Collection(role="pool", name="web | <b>", kind="urls", path="/secret/place", listed=8, fetched=8, kept=3),
+        Collection(role="benchmark", name="tests", kind="images", path="/x", listed=4, fetched=4, dropped_for_it=1),
+        Collection(role="curated", name="cub", kind="images", path="/x", listed=2, fetched=2, kept=2, dropped_for_it=0),
+    ),
+    retrieved_for={"cub": 3},
+    policies={"cub": {"kind": "sample", "neighbors": 4}},
+    collisions="refill",
+    thresholds={
+        "hash_distance": 6,
+        "thumbnail_similarity": 0.985,
+        "copy_similarity": 0.6,
+        "reference_similarity": 0.45,
+    },
+    models={"copy descriptors": "sscd_disc_mixup", "embeddings": "vit_huge"},
+    num_clusters=100_000,
+    seed=0,
+)
+
+
+def front_matter(text: str) -> dict:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_front_matter_is_what_a_hub_reads() -> None:
+    assert front_matter(card.render(FACTS)) == {
+        "pretty_name": "Birds",
+        "task_categories": ["image-feature-extraction"],
+        "size_categories": ["n<1K"],
+        "tags": ["image", "self-supervised", "curated"],
+    }
+    licensed = FACTS.model_copy(update={"license": "cc-by-4.0", "title": 'A: "title"\n---\nof two lines'})
+    found = front_matter(card.render(licensed))
+    assert found["license"] == "cc-by-4.0"
+    assert found["pretty_name"].startswith('A: "title"')
+
+
+@pytest.mark.parametrize(
+    ("images", "category"),
+    [
+        (0, "n<1K"),
+        (999, "n<1K"),
+        (1000, "1K<n<10K"),
+        (142_109_386, "100M<n<1B"),
+        (10**10, "10B<n<100B"),
+        (10**12, "n>1T"),
+    ],
+)
+def test_size_category(images: int, category: str) -> None:
+    text = card.render(FACTS.model_copy(update={"roles": {"retrieved": images}}))
+    assert front_matter(text)["size_categories"] == [category]
+
+
+def test_every_column_is_described() -> None:
+    assert list(card.COLUMNS) == schemas.CURATED.names
+
+
+def test_rows_of_the_tables_are_whole_whatever_is_in_them() -> None:
+    text = card.render(FACTS)
+    assert "| pool | web \\| &lt;b&gt; | urls | 8 | 8 | 3 |" in text
+    assert "| cub | 4 nearest of every image (collisions: refill) | 3 |" in text
+    assert "| sum | 10 | 100% |" in text
+    assert "/secret/place" not in text
+
+
+def test_method_and_limits_say_what_was_done_and_what_was_not() -> None:
+    text = card.render(FACTS)
+    for words in (
+        "at least 0.6;",
+        "0.45, are",
+        "tests (1), cub (0)",
+        "`vit_huge`",
+        "100,000 clusters",
+        "NSFW",
+        "tests only",
+    ):
+        assert words in text
+    alone = FACTS.model_copy(update={"collections": FACTS.collections[:1]})
+    assert "Not decontaminated against any benchmark." in card.render(alone)
+    assert "none; no benchmark" in card.render(alone)
+
+
+def test_the_same_facts_give_the_same_card() -> None:
+    assert card.render(FACTS) == card.render(card.Facts.model_validate_json(FACTS.model_dump_json()))
