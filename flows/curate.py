@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from lvd.flows import pool
 from lvd.flows.collected import Cells, Matches, Sources
 from lvd.flows.deduplication import copies, fingerprint
 from lvd.flows.gathering import crawl, download, screen
@@ -50,7 +51,7 @@ def execute(recipe: Recipe) -> Snapshot:
     with shown() as progress, lease(Storage(recipe.root)):
         run = Run(recipe, progress=progress)
         run.storage.remove_temporary()
-        with served(recipe):
+        with served(recipe), pool.cluster(recipe.compute):
             return chain(run)
 
 

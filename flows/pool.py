@@ -1,6 +1,8 @@
 """Which task runner, which device: where the work of a stage runs."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lvd.flows.recipe import Compute
@@ -26,6 +28,18 @@ def device(compute: Compute) -> str:
         f"recipe.compute.gpus must be 0 or 'auto' on a machine without a GPU, was {compute.gpus}: "
         "change it, or run where there is one"
     )
+
+
+@contextmanager
+def cluster(compute: Compute) -> Iterator[None]:
+    """The Ray of a run that names no address: started once for all stages, ended with the run."""
+    if compute.runner == "local" or compute.address is not None:
+        yield
+        return
+    import ray
+
+    with ray.init(num_cpus=workers(compute), include_dashboard=False):
+        yield
 
 
 def task_runner(compute: Compute) -> Any:

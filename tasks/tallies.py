@@ -143,18 +143,20 @@ def match_overview(matches: list[ShardRef], count: int) -> tuple[np.ndarray, lis
 def matches_of(matches: list[ShardRef], query_ids: list[str], count: int) -> dict[str, dict[str, Any]]:
     """query id → its number of matches, its cluster (for cluster-based retrieval), and its `count` first by rank."""
     names = ["query_id", "row", "rank", "similarity", "cluster_id"]
-    parts = [
-        pa.Table.from_batches([batch]).filter(pc.is_in(batch["query_id"], pa.array(query_ids, type=pa.string())))
-        for ref in matches
-        for batch in read_batches(ref, names)
-    ]
-    rows = sorted((row for part in parts for row in part.to_pylist()), key=lambda row: row["rank"])
-    grouped = {query_id: [row for row in rows if row["query_id"] == query_id] for query_id in query_ids}
-    return {
-        query_id: {"size": len(found), "cluster_id": found[0]["cluster_id"], "rows": found[:count]}
-        for query_id, found in grouped.items()
-        if found
-    }
+    sizes: Counter[str] = Counter()
+    first: dict[str, pa.Table] = {}
+    wanted = pa.array(query_ids, type=pa.string())
+    for ref in matches:
+        for batch in read_batches(ref, names):
+            table = pa.Table.from_batches([batch.replace_schema_metadata(None)])
+            table = table.filter(pc.is_in(table["query_id"], wanted))
+            for query_id, size in value_counts(table["query_id"]).items():
+                here = table.filter(pc.equal(table["query_id"], query_id))
+                both = pa.concat_tables([first[query_id], here]) if query_id in first else here
+                first[query_id] = both.sort_by([("rank", "ascending"), ("row", "ascending")]).slice(0, count)
+                sizes[query_id] += size
+    rows = {query_id: first[query_id].to_pylist() for query_id in query_ids if query_id in first}
+    return {q: {"size": sizes[q], "cluster_id": found[0]["cluster_id"], "rows": found} for q, found in rows.items()}
 
 
 def cell_sizes(cells: list[ShardRef], num_clusters: int) -> np.ndarray:
