@@ -28,7 +28,7 @@ def write_report(
     """Writes report.html and README.md, the dataset card.
 
     Cost at 10^9 images: the small columns of all images and the ledger are read once, and the bytes of the shards that
-    hold one of about 500 sampled pictures. Memory: one shard's small columns, one batch of images, 50,000 groups.
+    hold one of about 500 sampled pictures. Memory: one shard's small columns, one batch of images, 20,000 groups.
     """
     survey = Survey(run, published, sources)
     page = gather(run, published, sources, survivors, cells, matches, record, survey)

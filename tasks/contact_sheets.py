@@ -149,7 +149,7 @@ class Groups:
     lowest score are held, and its size.
     """
 
-    def __init__(self, reasons: tuple[str, ...], *, max_groups: int = 50_000, members: int = 4) -> None:
+    def __init__(self, reasons: tuple[str, ...], *, max_groups: int = 20_000, members: int = 4) -> None:
         self._reasons, self._max_groups, self._members = pa.array(reasons), max_groups, members
         self.share = 1.0
         fields = [("reason", pa.string()), ("because_of", pa.string())]
