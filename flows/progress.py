@@ -31,9 +31,10 @@ def shown() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def log_lines() -> None:
-    """Sends the line of every shard to standard error, unless it is a terminal and shows bars."""
+    """Sends the line of every shard to standard error, unless that is a terminal and shows bars."""
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # Prefect's handler would print it again
     if not sys.stderr.isatty():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
