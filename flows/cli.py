@@ -9,7 +9,10 @@ import typer
 from lvd.infra.errors import InputError, ShardError
 
 app = typer.Typer(
-    help=__doc__.split(":")[0], no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="From a web crawl and a few curated image collections to a training set, the way LVD-142M was made.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 Root = Annotated[
     str | None, typer.Option("--root", help="Where everything lies: a folder or a URI such as s3://bucket/lvd.")

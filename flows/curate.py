@@ -87,6 +87,10 @@ def close(
         **result.model_dump(),
         "recipe": run.recipe.model_dump(mode="json"),
         "directories": run.directories,
+        "collections": [
+            {"role": g.role, "name": g.name, "images": [part.images.directory for part in g.parts]}
+            for g in sources.all()
+        ],
         "node": platform.node(),
     }
     name = f"runs/{result.run_id}.json"

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from lvd.flows.versions import latest
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, read_batches
+from lvd.infra.shards import StageDir, read_batches, read_table
 from lvd.infra.storage import TEMPORARY, Storage
 
 NOT_STAGES = ("runs", "leases", TEMPORARY)
@@ -64,25 +64,45 @@ def last_run(storage: Storage) -> dict[str, Any] | None:
 
 
 def fates_of(root: str, key: str) -> list[dict[str, Any]]:
-    """The ledger's rows whose key or image id is `key`, each with `cause`: the row of the image that caused it.
+    """The ledger's rows whose key or image id is `key`, each with `cause`: what the image that caused it is, in words.
 
     Raises InputError if nothing was published, or no candidate is called so.
     """
-    published = latest(Storage(root))
-    if published is None:
+    storage = Storage(root)
+    last = last_run(storage)
+    if last is None:
         raise InputError(
             f"root must hold a published version, {root!r} has none: run `lvd run RECIPE --root {root}` first"
         )
-    ledger = StageDir(root=root, stage=published["directory"], fingerprint="ledger")
+    ledger = StageDir(root=root, stage=last["curated"], fingerprint="ledger")
     found = ledger_rows(ledger, {key})
     if not found:
         raise InputError(
             f"key must be a URL, a source path or an image id of the ledger, was {key!r}: "
             f"see the column `key` in {ledger.directory}"
         )
-    causes = ledger_rows(ledger, {row["because_of"] for row in found if row["because_of"]})
-    by_image = {row["image_id"]: row for row in sorted(causes, key=lambda row: row["state"] != "kept", reverse=True)}
-    return [{**row, "cause": by_image.get(row["because_of"])} for row in found]
+    wanted = {row["because_of"] for row in found if row["because_of"]}
+    causes = named_references(root, last["collections"], wanted)
+    causes |= {row["image_id"]: described(row) for row in ledger_rows(ledger, wanted) if row["image_id"] not in causes}
+    return [{**row, "cause": causes.get(row["because_of"])} for row in found]
+
+
+def described(row: dict[str, Any]) -> str:
+    """A row of the ledger in words."""
+    return f"{row['key']} ({row['state']} at {row['stage']}: {row['reason']})"
+
+
+def named_references(root: str, collections: list[dict[str, Any]], image_ids: set[str]) -> dict[str, str]:
+    """image id → its key and collection, for images of the benchmarks and the curated collections."""
+    found: dict[str, str] = {}
+    for collection in collections:
+        for directory in collection["images"] if collection["role"] != "pool" and image_ids else ():
+            stage, name = directory.split("/")
+            for ref in StageDir(root=root, stage=stage, fingerprint=name).shards():
+                for row in read_table(ref, ["image_id", "key"]).to_pylist():
+                    if row["image_id"] in image_ids:
+                        found[row["image_id"]] = f"{row['key']} ({collection['role']} {collection['name']})"
+    return found
 
 
 def ledger_rows(ledger: StageDir, names: set[str]) -> list[dict[str, Any]]:

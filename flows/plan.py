@@ -1,11 +1,19 @@
 """What a recipe comes to before anything is run: its composition, shards, bytes and GPU-hours."""
 
+from typing import Any
+
 from pydantic import BaseModel
 
+from lvd.flows.miniature import is_drawn
 from lvd.flows.recipe import CuratedCollection, Recipe
+from lvd.infra.errors import InputError
+from lvd.infra.shards import BATCH_BYTES
+from lvd.tasks.download import HELD_BYTES
 from lvd.tasks.retrieve import Cluster, Sample
+from lvd.tasks.sources import num_rows, partitions
 
 VECTOR_BYTES_PER_VALUE = 2  # float16
+DECISION_BYTES = 150  # per pool image, in the one process that decides
 
 
 class Row(BaseModel, frozen=True):
@@ -58,45 +66,75 @@ def retrieval(collection: CuratedCollection, images: int) -> Row:
 
 
 class Load(BaseModel, frozen=True):
-    """What a stage reads, writes and computes."""
+    """What a stage reads, writes, computes and holds."""
 
     stage: str
     images: int
     shards: int
     read_bytes: int
     written_bytes: int
-    gpu_hours: float | None  # None: no GPU work
+    memory_bytes: int  # of its largest process, beside models and libraries
+    gpu_hours: float | None = None  # of the models, at the expected pace; searches and k-means are not counted
+    hours: float | None = None  # on the GPUs of the pool
 
 
-def loads(recipe: Recipe, pool_images: int) -> list[Load]:
-    """The stages' loads for that many pool candidates, with the expectations in `recipe.plan`."""
+def counted(recipe: Recipe) -> Recipe:
+    """The recipe with the images of every source counted, where it does not say how many there are.
+
+    Raises InputError if a source is not there.
+    """
+    if not is_drawn(recipe):
+        raise InputError("recipe.miniature is drawn by its first run: run it once, then plan it")
+    counts: dict[str, int] = {}
+    entries = [(f"recipe.curated[{i}]", c.name, c.source) for i, c in enumerate(recipe.curated) if c.num_images is None]
+    pool = recipe.plan.pool_images == 0
+    entries += [(f"recipe.pool[{i}]", "pool", source) for i, source in enumerate(recipe.pool) if pool]
+    for where, name, source in entries:
+        try:
+            found = sum(num_rows(partition) for partition in partitions(source)) if source else 0
+        except InputError as error:
+            raise InputError(f"{where}.{error}") from error
+        counts[name] = counts.get(name, 0) + found
+    curated = tuple(c.model_copy(update={"num_images": counts.get(c.name, c.num_images)}) for c in recipe.curated)
+    plan = recipe.plan.model_copy(update={"pool_images": counts.get("pool", recipe.plan.pool_images)})
+    return recipe.model_copy(update={"curated": curated, "plan": plan})
+
+
+def loads(recipe: Recipe) -> list[Load]:
+    """The stages' loads for the pool's candidates, with the expectations in `recipe.plan`."""
     expect, rows = recipe.plan, recipe.crawl.rows_per_shard
-    unique = round(pool_images * expect.kept_after_fingerprint)
+    candidates = expect.pool_images
+    unique = round(candidates * expect.kept_after_fingerprint)
     left = round(unique * expect.kept_after_copies)
     selected = sum(row.final for row in composition(recipe))
-
-    def load(stage: str, images: int, read: int, written: int, per_second: float | None = None) -> Load:
-        hours = None if per_second is None else images / per_second / 3600
-        return Load(
-            stage=stage,
-            images=images,
-            shards=-(-pool_images // rows),
-            read_bytes=images * read,
-            written_bytes=images * written,
-            gpu_hours=hours,
-        )
-
+    sample = min(left, recipe.cluster.sample_per_cluster * recipe.cluster.num_clusters)
     size = expect.mean_image_bytes
     descriptor, vector = (
         values * VECTOR_BYTES_PER_VALUE for values in (expect.descriptor_values, expect.vector_values)
     )
+
+    def load(stage: str, images: int, read: int, written: int, memory: int, **more: Any) -> Load:
+        numbers = {"images": images, "read_bytes": images * read, "written_bytes": images * written}
+        return Load(stage=stage, memory_bytes=memory, **{"shards": -(-candidates // rows), **numbers, **more})
+
+    def on_gpus(images: int, per_second: float) -> dict[str, float]:
+        hours = images / per_second / 3600
+        return {"gpu_hours": hours, "hours": hours / expect.gpus}
+
     return [
-        load("crawl", pool_images, 100, 100),
-        load("download", pool_images, size, size),
-        load("screen", pool_images, size, 1100),
-        load("fingerprint", pool_images, 1100, 50),
-        load("copies", unique, size, descriptor, expect.descriptors_per_gpu_second),
-        load("embed", left, size, vector, expect.embeddings_per_gpu_second),
-        load("cluster", left, vector, 60),
-        load("publish", selected, size, size),
+        load("crawl", candidates, 100, 100, 8 * candidates),
+        load("download", candidates, size, size, HELD_BYTES),
+        load("screen", candidates, size, 1100, BATCH_BYTES),
+        load("fingerprint", candidates, 1100, 50, DECISION_BYTES * candidates),
+        load(
+            "copies",
+            unique,
+            size,
+            descriptor,
+            DECISION_BYTES * candidates,
+            **on_gpus(unique, expect.descriptors_per_gpu_second),
+        ),
+        load("embed", left, size, vector, BATCH_BYTES, **on_gpus(left, expect.embeddings_per_gpu_second)),
+        load("cluster", left, vector, 60, sample * expect.vector_values * 4),
+        load("publish", selected, size, size, 2 * BATCH_BYTES, shards=-(-selected // recipe.publish.rows_per_shard)),
     ]

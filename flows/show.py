@@ -1,8 +1,10 @@
 """What the command line shows: tables, and the paths to open next."""
 
+import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lvd.flows.miniature import folder_of
@@ -10,7 +12,8 @@ from lvd.flows.recipe import Recipe, load
 from lvd.flows.run import Snapshot
 from lvd.infra.storage import Storage
 
-console = Console(highlight=False, soft_wrap=True)
+STAGES = ("crawl", "download", "screen", "fingerprint", "copies", "embed", "retrieve", "publish")
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
 def table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
@@ -63,8 +66,9 @@ def show_answers(root: str, settings: list[str] | None) -> None:
 
 def show_plan(recipe: Recipe) -> None:
     """The composition as the paper's Table 15 has it, and the loads of the stages."""
-    from lvd.flows.plan import composition, loads
+    from lvd.flows.plan import composition, counted, loads
 
+    recipe = counted(recipe)
     numbers = ("images", "retrieved", "final")
     rows = table(f"composition of {recipe.name}", "name", "images", "retrieval", "retrieved", "final", numbers=numbers)
     lines = composition(recipe)
@@ -73,26 +77,12 @@ def show_plan(recipe: Recipe) -> None:
         rows.add_row(line.name, f"{line.images:,}", line.retrieval, retrieved, f"{line.final:,}")
     rows.add_row("sum", "", "", "", f"{sum(line.final for line in lines):,}", style="bold")
     console.print(rows)
-    work = table(
-        "load",
-        "stage",
-        "images",
-        "shards",
-        "read",
-        "written",
-        "GPU-hours",
-        numbers=("images", "shards", "read", "written", "GPU-hours"),
-    )
-    for load_ in loads(recipe, recipe.plan.pool_images):
-        hours = "–" if load_.gpu_hours is None else f"{load_.gpu_hours:,.0f}"
-        work.add_row(
-            load_.stage,
-            f"{load_.images:,}",
-            f"{load_.shards:,}",
-            size(load_.read_bytes),
-            size(load_.written_bytes),
-            hours,
-        )
+    columns = ("images", "shards", "read", "written", "memory", "GPU-hours", "hours")
+    work = table(f"load, with {recipe.plan.gpus} GPUs", "stage", *columns, numbers=columns)
+    for load_ in loads(recipe):
+        hours = ["–" if value is None else f"{value:,.1f}" for value in (load_.gpu_hours, load_.hours)]
+        sizes = [size(value) for value in (load_.read_bytes, load_.written_bytes, load_.memory_bytes)]
+        work.add_row(load_.stage, f"{load_.images:,}", f"{load_.shards:,}", *sizes, *hours)
     console.print(work)
 
 
@@ -120,18 +110,17 @@ def show_status(root: str) -> None:
 
 
 def show_why(root: str, key: str) -> None:
+    """One paragraph for every candidate of that key: what it passed, where it ended, because of which other image."""
     from lvd.flows.inquiry import fates_of
 
     for row in fates_of(root, key):
         origin = f"({row['role']}, {row['source'] or 'no source'})"
-        console.print(f"[bold]{row['key']}[/bold]  image {row['image_id'] or '–'}  {origin}")
+        console.print(f"[bold]{escape(row['key'])}[/bold]  image {row['image_id'] or '–'}  {origin}")
+        if row["stage"] != STAGES[0]:
+            console.print(f"  passed {', '.join(STAGES[: STAGES.index(row['stage'])])}")
         console.print(f"  {row['state']} at {row['stage']}: {row['reason']}{score(row)}")
-        if row["cause"]:
-            cause = row["cause"]
-            its_fate = f"{cause['state']} at {cause['stage']}: {cause['reason']}"
-            console.print(f"  because of {row['because_of']}: {cause['key']} ({its_fate})")
-        elif row["because_of"]:
-            console.print(f"  because of {row['because_of']}, an image of a benchmark or curated collection")
+        if row["because_of"]:
+            console.print(f"  because of {row['because_of']}: {escape(row['cause'] or 'no longer listed')}")
 
 
 def score(row: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lvd.flows.inquiry import last_run
+from lvd.flows.inquiry import fates_of, last_run
 from lvd.infra.shards import StageDir, read_table
 from lvd.infra.storage import TEMPORARY, Storage
 from lvd.tests.miniature import Miniature, check
@@ -61,6 +61,20 @@ def test_the_ledger_balances(curated: Curated) -> None:
     snapshot = last_run(Storage(str(curated.root)))
     assert snapshot["candidates"] == len(rows) == sum(snapshot["ledger"].values())
     assert snapshot["ledger"]["kept"] == states.count("kept")
+
+
+def test_the_cause_of_a_drop_is_named(curated: Curated) -> None:
+    rows = curated.ledger()
+    ids = {row["image_id"]: row["key"] for row in rows}
+    for reason, named in (
+        ("benchmark_copy", "(benchmark miniature-test)"),
+        ("near_duplicate", " at "),
+        ("copy", " at "),
+    ):
+        row = next(row for row in rows if row["reason"] == reason)
+        (fate,) = fates_of(str(curated.root), row["key"])
+        assert named in fate["cause"]
+        assert fate["cause"].startswith(ids.get(row["because_of"], "benchmark/"))
 
 
 def test_the_published_dataset_opens_and_its_images_decode(curated: Curated) -> None:

@@ -1,8 +1,10 @@
 """The composition against PAPER.md's Table 15."""
 
+from pathlib import Path
+
 import pytest
 
-from lvd.flows.plan import composition, loads
+from lvd.flows.plan import composition, counted, loads
 from lvd.flows.recipe import load
 
 TABLE_15_FINAL = 142_109_386
@@ -42,9 +44,23 @@ def test_cluster_retrieval_is_capped(eligible: int | None, cap: int, final: int)
 
 def test_loads_follow_the_expected_shares() -> None:
     recipe = load("lvd142m-plan")
-    by_stage = {row.stage: row for row in loads(recipe, 1_300_000_000)}
+    by_stage = {row.stage: row for row in loads(recipe)}
     assert by_stage["download"].shards == 130_000
     assert by_stage["embed"].images == round(1_300_000_000 * 0.572)
     assert by_stage["embed"].written_bytes == by_stage["embed"].images * 1280 * 2
     assert by_stage["publish"].images == TABLE_15_FINAL
     assert by_stage["screen"].gpu_hours is None
+    assert by_stage["embed"].hours == pytest.approx(by_stage["embed"].gpu_hours / 160)
+    assert by_stage["publish"].shards == -(-TABLE_15_FINAL // 10_000)
+
+
+def test_sources_are_counted_where_the_recipe_gives_no_number(tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("http://a.example/1.jpg\nhttp://a.example/2.jpg\n")
+    settings = [
+        f"pool=[{{kind: urls, path: {tmp_path / 'urls.txt'}}}]",
+        f"curated=[{{name: a, kind: urls, path: {tmp_path / 'urls.txt'}, retrieve: {{kind: sample, neighbors: 4}}}}]",
+        "plan.pool_images=0",
+    ]
+    recipe = counted(load("lvd142m-plan", settings=settings))
+    assert [row.final for row in composition(recipe)] == [2, 8]
+    assert loads(recipe)[0].images == 2
