@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lvd.infra.errors import InputError, ShardError
+from lvd.infra.errors import InputError, RetryableError, ShardError
 
 app = typer.Typer(
     help="From a web crawl and a few curated image collections to a training set, the way LVD-142M was made.",
@@ -31,9 +31,12 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"lvd: {error}\n")
         sys.exit(2)
-    except ShardError as error:
+    except (ShardError, RetryableError) as error:
         sys.stderr.write(f"lvd: {error}\n")
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("lvd: stopped; the same command goes on where it was\n")
+        sys.exit(130)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The sub-flows that bring images in: crawl, download, screen."""
 
+from collections import Counter
 from typing import Any
 
 from lvd.flows.collected import Gathered, Part, Sources, shards_of
@@ -24,29 +25,37 @@ def listed(run: Run) -> list[tuple[str, str, str, list[Partition]]]:
     asked = [(f"recipe.pool[{i}]", "pool", "pool", source) for i, source in enumerate(recipe.pool)]
     asked += [(f"recipe.benchmarks[{i}]", "benchmark", c.name, c.source) for i, c in enumerate(recipe.benchmarks)]
     asked += [(f"recipe.curated[{i}]", "curated", c.name, c.source) for i, c in enumerate(recipe.curated)]
-    result = []
+    result, seen = [], Counter()
     for where, role, name, source in asked:
         if source is None:
             raise InputError(f"{where} must have a source to be run: give its kind and path")
         try:
-            result.append((where, role, name, partitions(source)))
+            found = partitions(source)
         except InputError as error:
             raise InputError(f"{where}.{error}") from error
+        result.append((where, role, name, [told_apart(partition, role, seen) for partition in found]))
     return result
+
+
+def told_apart(partition: Partition, role: str, seen: Counter[tuple[str, str]]) -> Partition:
+    """The partition with the number of those of equal content that came before it in the same role."""
+    seen[role, partition.digest] += 1
+    return partition.model_copy(update={"repeat": seen[role, partition.digest] - 1})
 
 
 @stage
 def crawl(run: Run) -> Sources:
     """The manifests: every candidate of every source, listed once."""
     config = run.recipe.crawl
-    started, parts = [], {}
+    started, parts = {}, {}
     for _, role, name, found in listed(run):
         for partition in found:
-            target = run.target("crawl", crawl_stage.VERSION, config.model_dump(), partition.digest)
-            if run.needs(target):
-                started.append((target, partition, crawl_stage.manifest_shards.submit(target, partition, config)))
+            target = run.target("crawl", crawl_stage.VERSION, config.model_dump(), partition.digest, partition.repeat)
+            if target.directory not in started and run.needs(target):
+                future = crawl_stage.manifest_shards.submit(target, partition, config)
+                started[target.directory] = target, partition, future
             parts.setdefault((role, name), []).append(Part(partition=partition, manifest=target))
-    for target, partition, future in started:
+    for target, partition, future in started.values():
         inputs = {"files": list(partition.files)[:100], "digest": partition.digest}
         commit(target, future.result(), config=config.model_dump(mode="json"), inputs=inputs)
     gathered = [Gathered(role=role, name=name, parts=tuple(found)) for (role, name), found in parts.items()]

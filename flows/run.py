@@ -77,7 +77,8 @@ class Run:
         A shard that fails leaves the others alone. Raises InputError if one failed because the user must act, else
         ShardError with what failed; what is done stays done.
         """
-        open_works = [work for work in works if self.needs(work.target, 0)]
+        different = {work.target.directory: work for work in works}.values()  # pool and benchmark may share images
+        open_works = [work for work in different if self.needs(work.target, 0)]
         missing = [(work, ref) for work in open_works for ref in work.target.missing(work.count)]
         failures: list[tuple[str, BaseException]] = []
         in_flight: list[tuple[str, Any]] = []

@@ -33,6 +33,10 @@ def fit_centroids(vectors: list[ShardRef], target: ShardRef, config: Config, see
     Raises InputError if there are more clusters than vectors.
     """
     total = sum(ref.rows for ref in vectors)
+    if total == 0:
+        raise InputError(
+            "recipe.pool must leave at least 1 image to cluster, left 0: loosen the rules that dropped them"
+        )
     if config.num_clusters > total:
         raise InputError(
             f"recipe.cluster.num_clusters must be in [1, {total}], the images that are left to cluster, "

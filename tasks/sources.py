@@ -101,6 +101,7 @@ class Partition(BaseModel, frozen=True):
     source: Source
     files: tuple[str, ...]  # the URL lists or tars; for images and datasets the one folder, or the name on the hub
     digest: str  # of the content and of how it is read: of URL lists the bytes, of all else names, sizes and times
+    repeat: int = 0  # partitions of the same content before it
 
 
 class File(NamedTuple):
