@@ -16,6 +16,7 @@ from lvd.tasks.sources import check_columns, num_rows
 def check(run: Run) -> None:
     """Raises InputError with one line if the recipe cannot be run here. Writes nothing."""
     check_models(run.recipe)
+    check_published(run.recipe)
     check_root(run)
     if run.recipe.miniature is None:
         check_sources(run)
@@ -29,6 +30,15 @@ def check_models(recipe: Recipe) -> None:
     if recipe.compute.gpus != "auto":
         pool.device(recipe.compute)
     pool.task_runner(recipe.compute)
+
+
+def check_published(recipe: Recipe) -> None:
+    """Something must come out: a curated collection that is included or retrieves, or everything that is left."""
+    if recipe.publish.images == "retrieved" and not any(c.include or c.retrieve for c in recipe.curated):
+        raise InputError(
+            "recipe.curated must name a collection that is included or retrieves, was none: "
+            "add one, or publish everything that is left with --set publish.images=survivors"
+        )
 
 
 def check_root(run: Run) -> None:

@@ -129,6 +129,7 @@ def publish(
     curated_parts = [part for g in included for part in g.parts]
     parts = [part.images.shards() for part in (*curated_parts, *sources.pool.parts)]
     matched = [publish_stage.Matched(name=name, shards=tuple(d.shards())) for name, d in matches.by_collection.items()]
+    vector_refs = shards_of(vectors["pool"], sources.pool)
     inputs = {
         "images": [part.images.directory for part in (*curated_parts, *sources.pool.parts)],
         "matches": [d.directory for d in matches.by_collection.values()],
@@ -138,7 +139,7 @@ def publish(
     selection = run.target("selection", publish_stage.VERSION, config.model_dump(), len(curated_parts), inputs)
     if run.needs(selection):
         count = publish_stage.select.submit(
-            parts[: len(curated_parts)], parts[len(curated_parts) :], matched, selection, config
+            parts[: len(curated_parts)], parts[len(curated_parts) :], vector_refs, matched, selection, config
         ).result()
         commit(selection, count, config=config.model_dump(), inputs=inputs)
     chosen = selection.shards()
@@ -170,7 +171,7 @@ def publish(
     part_of = [number for number, refs in enumerate(parts) for _ in refs]
     manifests = [ref for part in (*curated_parts, *sources.pool.parts) for ref in part.manifest.shards()]
     curated_shards = sum(len(refs) for refs in parts[: len(curated_parts)])
-    fate_refs, vector_refs = survivors.shards(), shards_of(vectors["pool"], sources.pool)
+    fate_refs = survivors.shards()
     ledger_dir = run.named(f"curated/{version}", "ledger")
     run.complete("publish", [Work(target=ledger_dir, count=len(images), submit=account, inputs=inputs)])
     candidates = sum(part.manifest.account()["rows_in"] for part in (*curated_parts, *sources.pool.parts))

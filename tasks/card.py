@@ -16,7 +16,7 @@ COLUMNS = {
     "key": "the candidate's name in the ledger: its URL, or its path in the source",
     "url": "where it was downloaded from; null for local sources",
     "source": "the label of the source that it came from",
-    "role": "`curated` (published as it is) or `retrieved` (from the pool)",
+    "role": "`curated` (published as it is), `retrieved` (from the pool) or `survivor` (left in the pool)",
     "retrieved_for": "the collections that retrieved it",
     "query_id": "the curated image that it is nearest to; for cluster-based retrieval the one nearest to the centroid",
     "similarity": "cosine to that query; for cluster-based retrieval to the centroid",

@@ -35,7 +35,9 @@ def pool_shard(
     """
     table = pa.concat_tables([read_table(ref) for ref in selection])
     mine = table.filter(pa.array(table["part"].to_numpy() == part))
-    chosen = dict(zip(mine["row"].to_pylist(), mine.select(["query_id", "similarity"]).to_pylist(), strict=True))
+    chosen = dict(
+        zip(mine["row"].to_pylist(), mine.select(["role", "query_id", "similarity"]).to_pylist(), strict=True)
+    )
     failed = {r["row"]: r["reason"] for r in read_table(vectors, ["row", "reason"], kind="rejects").to_pylist()}
     keys, sources = read_table(images, ["key", "source"]).to_pydict().values()
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
@@ -59,7 +61,7 @@ def _settled(match: dict[str, Any] | None, failure: str | None, image_id: str) -
     return {
         "state": "kept",
         "stage": "publish",
-        "reason": "retrieved",
+        "reason": match["role"],
         "score": match["similarity"],
         "because_of": match["query_id"],
     }

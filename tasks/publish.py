@@ -6,7 +6,7 @@ that holds about 1 kB for each.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ VERSION = 1
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
+    images: Literal["retrieved", "survivors"] = "retrieved"  # survivors: all that deduplication left, retrieved or not
     rows_per_shard: int = Field(10_000, ge=1, le=1_000_000)
     title: str | None = None  # of the dataset card; the recipe's name if left out
     license: str | None = None  # as the dataset card states it; the images keep the rights that they had
@@ -61,26 +62,38 @@ def retrieved(matched: list[Matched]) -> Iterator[dict[str, Any]]:
         yield {**best, "retrieved_for": reasons}
 
 
+def survivors(vectors: list[ShardRef], matched: list[Matched]) -> Iterator[dict[str, Any]]:
+    """One row per embedded pool image, ascending; what `retrieved` says of it where it was retrieved."""
+    of_row = {match["row"]: match for match in retrieved(matched)}
+    for ref in vectors:
+        for image in read_table(ref, ["row", "image_id"]).to_pylist():
+            row = image["row"] + ref.base
+            yield of_row.get(row, {"row": row, "image_id": image["image_id"], "role": "survivor", "retrieved_for": []})
+
+
 @task(name="select", persist_result=False, cache_policy=NO_CACHE)
 def select(
-    curated: list[list[ShardRef]], pool: list[list[ShardRef]], matched: list[Matched], target: StageDir, config: Config
+    curated: list[list[ShardRef]],
+    pool: list[list[ShardRef]],
+    vectors: list[ShardRef],
+    matched: list[Matched],
+    target: StageDir,
+    config: Config,
 ) -> int:
-    """Writes what is published: the included curated images, then the retrieved ones. Returns the number of shards.
+    """Writes what is published: the included curated images, then the pool's. Returns the number of shards.
 
-    Of a retrieved image whose content is a curated image, the curated one is published.
+    Of a pool image whose content is a curated image, the curated one is published.
     """
     rows, contents = [], set()
     for part, row, image_id in included(curated):
         contents.add(image_id)
         rows.append({"part": part, "row": row, "role": "curated", "retrieved_for": []})
     bounds = np.cumsum([0, *(sum(ref.rows for ref in shards) for shards in pool)])
-    for match in retrieved(matched):
-        if match["image_id"] not in contents:
-            part = int(np.searchsorted(bounds, match["row"], side="right")) - 1
-            reason = {name: match[name] for name in ("retrieved_for", "query_id", "similarity", "cluster_id")}
-            rows.append(
-                {"part": len(curated) + part, "row": match["row"] - int(bounds[part]), "role": "retrieved", **reason}
-            )
+    for image in retrieved(matched) if config.images == "retrieved" else survivors(vectors, matched):
+        if image["image_id"] not in contents:
+            part = int(np.searchsorted(bounds, image["row"], side="right")) - 1
+            place = {"part": len(curated) + part, "row": image["row"] - int(bounds[part])}
+            rows.append({"role": "retrieved", **image, **place})
     count = max(1, -(-len(rows) // config.rows_per_shard))
     for ref in target.planned(count):
         with write_shard(ref, schemas.SELECTION, {"version": VERSION, **config.model_dump()}) as shard:

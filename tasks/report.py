@@ -219,7 +219,8 @@ def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
     step("after self-deduplication", lambda stage, state, reason: stage == "copies" and reason not in REFERENCE_REASONS)
     step("after decontamination", lambda stage, state, reason: stage == "copies")
     step("embedded", lambda stage, state, reason: stage == "embed")
-    step("retrieved", lambda stage, state, reason: True)
+    chosen = "retrieved or left" if any(reason == "survivor" for _, _, reason in left) else "retrieved"
+    step(chosen, lambda stage, state, reason: True)
     curated = sum(n for (role, _, state, _), n in counts.items() if role == "curated" and state == "kept")
     retrieved = steps[-1].count
     return (*steps, Step(label="published", count=retrieved + curated, before=retrieved, gained=curated))

@@ -119,7 +119,7 @@ CURATED = pa.schema(
         ("key", pa.string()),
         ("url", pa.string()),
         ("source", pa.string()),
-        ("role", pa.string()),  # curated or retrieved
+        ("role", pa.string()),  # curated, retrieved or survivor
         ("retrieved_for", pa.list_(pa.string())),
         ("query_id", pa.string()),
         ("similarity", pa.float32()),

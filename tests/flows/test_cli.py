@@ -37,6 +37,7 @@ def recipe_of(photos: Path, **changes) -> dict:
         "copies": {"model": "builtin:dct"},
         "embed": {"model": "builtin:color_texture"},
         "cluster": {"num_clusters": 2},
+        "publish": {"images": "survivors"},
         **changes,
     }
 
@@ -61,6 +62,7 @@ BAD = {
         {"cluster": {"num_clusters": 7}},
         r"recipe.cluster.num_clusters must be in \[1, 6\].*, was 7",
     ),
+    "nothing comes out": ({"publish": {}}, r"recipe.curated must name a collection .*, was none: .*survivors"),
     "gpus": ({"compute": {"gpus": 99}}, r"recipe.compute.gpus must be"),
     "benchmark without source": ({"benchmarks": [{"name": "b"}]}, r"recipe.benchmarks\[0\] must have a source"),
 }

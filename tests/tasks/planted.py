@@ -1,0 +1,103 @@
+"""Small stages on a folder, as the flows leave them: a pool of several partitions, each of several shards."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.tasks import schemas
+from lvd.tasks.decode import DecodeError, read_header
+
+Layout = tuple[tuple[int, ...], ...]  # rows of every shard of every partition
+Rows = Mapping[int, dict[str, Any]] | Sequence[dict[str, Any]]  # pool row → columns; what is left out is null
+
+TWO_PARTITIONS: Layout = ((3, 0, 4), (5, 2))
+
+
+def identity(number: int) -> str:
+    """An image id that sorts as the number does."""
+    return f"{number:032x}"
+
+
+def places(layout: Layout) -> Iterator[tuple[int, int, range]]:
+    """(partition, shard, its pool rows) of every shard."""
+    row = 0
+    for partition, shards in enumerate(layout):
+        for shard, rows in enumerate(shards):
+            yield partition, shard, range(row, row + rows)
+            row += rows
+
+
+def stage(
+    root: str, name: str, schema: pa.Schema, rows: Rows, layout: Layout, *, rejects: Mapping[int, str] | None = None
+) -> list[ShardRef]:
+    """The shards of a complete stage with one directory for each partition; each pool row lies where the layout says.
+
+    A column `row` that is left out is the row in the partition. rejects: pool row → reason.
+    """
+    rows = rows if isinstance(rows, Mapping) else dict(enumerate(rows))
+    targets = [StageDir(root=root, stage=name, fingerprint=f"part{number}") for number in range(len(layout))]
+    bases = np.cumsum([0, *(sum(shards) for shards in layout)]).tolist()
+    for partition, index, pool_rows in places(layout):
+        with write_shard(targets[partition].planned(len(layout[partition]))[index], schema, {}) as shard:
+            for row in pool_rows:
+                own = row - bases[partition]
+                if row in rows:
+                    shard.keep({"row": own, **rows[row]} if "row" in schema.names else rows[row])
+                if row in (rejects or {}):
+                    shard.reject(f"key-{row}", rejects[row], row=own, image_id=rows.get(row, {}).get("image_id"))
+    for target, shards in zip(targets, layout, strict=True):
+        commit(target, len(shards), config={}, inputs={})
+    return [ref for target, base in zip(targets, bases, strict=False) for ref in target.shards(base=base)]
+
+
+def image(data: bytes, **columns: Any) -> dict[str, Any]:
+    """The row of an image, as download writes it; for bytes without a header, of 100 x 100 pixels."""
+    try:
+        header = read_header(data)
+        said = {name: getattr(header, name) for name in ("width", "height", "frames", "format")}
+    except DecodeError:
+        said = {"width": 100, "height": 100, "frames": 1, "format": "JPEG"}
+    image_id = hashlib.sha256(data).hexdigest()[:32]
+    own = {"image_id": image_id, "image": {"bytes": data, "path": ""}, "num_bytes": len(data), "key": image_id[:8]}
+    return {**own, **said, "source": "planted", **columns}
+
+
+def images(root: str, rows: Sequence[dict[str, Any]], layout: Layout, name: str = "download") -> list[ShardRef]:
+    """The images of a pool, with keys that count them."""
+    keyed = [{"key": f"key-{number}", **row} for number, row in enumerate(rows)]
+    return stage(root, name, schemas.IMAGES, keyed, layout)
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    """Rows of (n, d) values with length 1, in float16 as they are stored."""
+    values = np.asarray(values, dtype=np.float64)
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
+
+
+def random_units(rng: np.random.Generator, num_rows: int, dim: int) -> np.ndarray:
+    """(num_rows, dim) float16 unit rows in random directions."""
+    return unit(rng.normal(size=(num_rows, dim)))
+
+
+def vectors(
+    root: str,
+    name: str,
+    values: np.ndarray,
+    layout: Layout,
+    *,
+    left_out: Sequence[int] = (),
+    rejects: Mapping[int, str] | None = None,
+) -> list[ShardRef]:
+    """Vectors of the pool rows that are neither left out nor rejected. Image ids are `identity(pool row)`."""
+    absent = {*left_out, *(rejects or {})}
+    rows = {n: {"image_id": identity(n), "vector": v} for n, v in enumerate(values) if n not in absent}
+    return stage(root, name, schemas.vectors(values.shape[1]), rows, layout, rejects=rejects)
+
+
+def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(n, m) float64 inner products, rounded to 5 decimals as similarities are."""
+    return (left.astype(np.float64) @ right.astype(np.float64).T).round(5)
