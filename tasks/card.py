@@ -189,6 +189,8 @@ def _limits(facts: Facts) -> str:
   of either is here.
 - **Not checked for rights**: no licence of a single image was read; `url` and `key` say where it came from.
 - {cleared} Mirrored and strongly cropped copies may be left.
+- Included curated images are published as they came: not screened, not deduplicated beyond equal bytes, and not
+  compared with the benchmarks.
 - Retrieval favours what the curated collections show, and inherits their bias.
 - Labels, where there are any, are those of the sources."""
 

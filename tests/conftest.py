@@ -1,10 +1,12 @@
 """What several tests use: a root on a local folder and one on S3, and the real photographs where they are."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch and Faiss load: their pools spin against each other
 SHARED = Path(__file__).parents[2] / "shared"
 
 
