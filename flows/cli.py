@@ -63,10 +63,11 @@ def run_recipe(recipe: str, root: str | None, settings: list[str] | None) -> Non
 
     parsed = load(recipe, root=root, settings=settings or ())
     from lvd.flows.curate import check, curate, look
-    from lvd.flows.preflight import check_models
+    from lvd.flows.preflight import check_models, check_root
     from lvd.flows.run import Run, Snapshot
 
     check_models(parsed)
+    check_root(Run(parsed))
     snapshot = look(parsed)
     if snapshot is None:
         check(Run(parsed))

@@ -24,7 +24,7 @@ def fingerprint(run: Run, sources: Sources, measures: list[StageDir], screened: 
     def submit(ref: ShardRef) -> Any:
         return fingerprint_stage.hash_shard.submit(refs[ref.index], ref, hashes)
 
-    if not hashes.is_complete() and not run.looking:
+    if not run.looking and not run.storage.exists(f"{hashes.directory}/fit.npz"):
         fingerprint_stage.fit_hash.submit(refs, hashes, config, run.recipe.seed).result()
     settings = {"sample_size": config.sample_size, "seed": run.recipe.seed}
     run.complete(

@@ -73,7 +73,7 @@ def download(run: Run, sources: Sources) -> Sources:
     config, works = run.recipe.download, []
 
     def with_images(part: Part) -> Part:
-        target = run.target("download", download_stage.VERSION, config.model_dump(mode="json"), part.manifest.directory)
+        target = run.target("download", download_stage.VERSION, config.deciding(), part.manifest.directory)
         manifest = part.manifest.shards()
 
         def submit(ref: ShardRef) -> Any:

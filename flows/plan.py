@@ -13,7 +13,7 @@ from lvd.tasks.retrieve import Cluster, Sample
 from lvd.tasks.sources import num_rows, partitions
 
 VECTOR_BYTES_PER_VALUE = 2  # float16
-DECISION_BYTES = 150  # per pool image, in the one process that decides
+DECISION_BYTES = 300  # per pool image, in the one process that decides
 
 
 class Row(BaseModel, frozen=True):

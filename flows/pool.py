@@ -54,5 +54,7 @@ def task_runner(compute: Compute) -> Any:
     try:
         from prefect_ray import RayTaskRunner
     except ImportError as error:
-        raise InputError("recipe.compute.runner: 'ray' needs the package prefect-ray: install lvd[ray]") from error
+        raise InputError(
+            "recipe.compute.runner: 'ray' needs the package prefect-ray: install the extra 'ray' of lvd"
+        ) from error
     return RayTaskRunner(address=compute.address)

@@ -127,10 +127,12 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _unique_names(self) -> "Recipe":
-        names = [collection.name for collection in (*self.benchmarks, *self.curated)]
+        names = ["pool", *(collection.name for collection in (*self.benchmarks, *self.curated))]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"each collection must have a name of its own, {repeated[0]!r} stands twice: rename one")
+            raise ValueError(
+                f"each collection must have a name of its own, and none may be 'pool': {repeated[0]!r} stands twice"
+            )
         return self
 
 
@@ -151,7 +153,7 @@ def load(recipe: str, *, root: str | None = None, settings: list[str] | tuple[st
     known = bundled()
     path = Path(recipe)
     if path.is_file():
-        text = path.read_text()
+        text = read_text(path)
     elif recipe in known:
         text = known[recipe]
     else:
@@ -172,6 +174,13 @@ def load(recipe: str, *, root: str | None = None, settings: list[str] | tuple[st
         folder = folder_of(str(tree.get("root", Recipe.model_fields["root"].default)), tree["miniature"])
         tree = with_folder(tree, str(folder))
     return parse(tree)
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} must be a readable text file in UTF-8: {error}") from error
 
 
 def with_folder(tree: Any, folder: str) -> Any:
@@ -195,7 +204,10 @@ def apply_setting(tree: dict[str, Any], setting: str) -> None:
         tree = tree[parent]
         if not isinstance(tree, dict):
             raise InputError(f"--set {setting}: {parent} is not a mapping in the recipe: name a field below a mapping")
-    tree[last] = yaml.safe_load(value)
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {setting}: the value must be YAML: {' '.join(str(error).split())}") from error
 
 
 def parse(tree: dict[str, Any]) -> Recipe:

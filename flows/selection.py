@@ -1,9 +1,10 @@
 """The sub-flows that choose images and publish them: embed, cluster, retrieve, publish."""
 
+from collections.abc import Callable
 from typing import Any
 
 from lvd.flows import versions
-from lvd.flows.collected import Cells, Matches, Sources, shards_of
+from lvd.flows.collected import Cells, Matches, Part, Sources, shards_of
 from lvd.flows.measuring import measured_vectors
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
@@ -63,7 +64,7 @@ def retrieve(run: Run, sources: Sources, vectors: dict[str, list[StageDir]], cel
     config, seed = run.recipe.retrieve, run.recipe.seed
     pool_refs = shards_of(vectors["pool"], sources.pool)
     policies = {c.name: c.retrieve for c in run.recipe.curated if c.retrieve}
-    queries = {name: shards_of(vectors[name]) for name in policies}
+    queries = {g.name: shards_of(vectors[g.name], g) for g in sources.curated if g.name in policies}
     searches, settled = [], {}
     for name, policy in policies.items():
         if isinstance(policy, retrieve_stage.Sample):
@@ -127,56 +128,66 @@ def publish(
     config = run.recipe.publish
     included = [g for g, c in zip(sources.curated, run.recipe.curated, strict=True) if c.include]
     curated_parts = [part for g in included for part in g.parts]
-    parts = [part.images.shards() for part in (*curated_parts, *sources.pool.parts)]
-    matched = [publish_stage.Matched(name=name, shards=tuple(d.shards())) for name, d in matches.by_collection.items()]
+    all_parts = [*curated_parts, *sources.pool.parts]
+    images = [part.images.shards() for part in all_parts]
     vector_refs = shards_of(vectors["pool"], sources.pool)
     inputs = {
-        "images": [part.images.directory for part in (*curated_parts, *sources.pool.parts)],
+        "images": [part.images.directory for part in all_parts],
         "matches": [d.directory for d in matches.by_collection.values()],
         "fates": survivors.directory,
         "vectors": [d.directory for d in vectors["pool"]],
     }
     selection = run.target("selection", publish_stage.VERSION, config.model_dump(), len(curated_parts), inputs)
     if run.needs(selection):
-        count = publish_stage.select.submit(
-            parts[: len(curated_parts)], parts[len(curated_parts) :], vector_refs, matched, selection, config
-        ).result()
-        commit(selection, count, config=config.model_dump(), inputs=inputs)
-    chosen = selection.shards()
-    version = versions.version_of(
-        run, fingerprint("version", publish_stage.VERSION, ledger_stage.VERSION, selection.directory, run.recipe.name)
-    )
-    target = run.named("curated", version)
+        matched = [publish_stage.Matched(name=n, shards=tuple(d.shards())) for n, d in matches.by_collection.items()]
+        curated_images, pool_images = images[: len(curated_parts)], images[len(curated_parts) :]
+        chosen = publish_stage.select.submit(curated_images, pool_images, vector_refs, matched, selection, config)
+        commit(selection, chosen.result(), config=config.model_dump(), inputs=inputs)
+    said = run.recipe.model_dump(mode="json", exclude={"root", "miniature", "crawl", "download", "compute", "plan"})
+    identity = (
+        publish_stage.VERSION,
+        ledger_stage.VERSION,
+        selection.directory,
+        said,
+    )  # the card says what `said` says
+    version = versions.version_of(run, fingerprint("version", identity))
+
+    ledger = run.named(f"curated/{version}", "ledger")
+    submit = _ledger_shards(all_parts, len(curated_parts), selection, survivors.shards(), vector_refs)
+    count = sum(len(refs) for refs in images)
+    run.complete("publish", [Work(target=ledger, count=count, submit=submit, inputs=inputs)])
+    candidates = sum(part.manifest.account()["rows_in"] for part in all_parts)
+    states = ledger_stage.check_balance(ledger.shards(), candidates)
+
+    dataset, chosen_refs = run.named("curated", version), selection.shards()
 
     def write(ref: ShardRef) -> Any:
-        return publish_stage.publish_shard.submit(chosen[ref.index], parts, ref)
+        return publish_stage.publish_shard.submit(chosen_refs[ref.index], images, ref)
 
-    def account(ref: ShardRef) -> Any:
-        if ref.index < curated_shards:
-            return ledger_stage.curated_shard.submit(
-                manifests[ref.index], images[ref.index], chosen, part_of[ref.index], ref
-            )
-        index = ref.index - curated_shards
-        return ledger_stage.pool_shard.submit(
-            manifests[ref.index],
-            images[ref.index],
-            fate_refs[index],
-            vector_refs[index],
-            chosen,
-            part_of[ref.index],
-            ref,
-        )
+    settings = config.model_dump()
+    work = Work(target=dataset, count=len(chosen_refs), submit=write, config=settings, inputs=inputs)
+    run.complete("publish", [work])
+    return versions.Published(version=version, dataset=dataset, ledger=ledger, states=states, candidates=candidates)
 
-    images = [ref for refs in parts for ref in refs]
-    part_of = [number for number, refs in enumerate(parts) for _ in refs]
-    manifests = [ref for part in (*curated_parts, *sources.pool.parts) for ref in part.manifest.shards()]
-    curated_shards = sum(len(refs) for refs in parts[: len(curated_parts)])
-    fate_refs = survivors.shards()
-    ledger_dir = run.named(f"curated/{version}", "ledger")
-    run.complete("publish", [Work(target=ledger_dir, count=len(images), submit=account, inputs=inputs)])
-    candidates = sum(part.manifest.account()["rows_in"] for part in (*curated_parts, *sources.pool.parts))
-    states = ledger_stage.check_balance(ledger_dir.shards(), candidates)
-    run.complete(
-        "publish", [Work(target=target, count=len(chosen), submit=write, config=config.model_dump(), inputs=inputs)]
-    )
-    return versions.Published(version=version, dataset=target, ledger=ledger_dir, states=states, candidates=candidates)
+
+def _ledger_shards(
+    parts: list[Part], num_curated: int, selection: StageDir, fates: list[ShardRef], vectors: list[ShardRef]
+) -> Callable[[ShardRef], Any]:
+    """How a shard of the ledger is submitted: one for every shard of images, the included curated ones first."""
+    chosen, places = selection.shards(), [notes["places"] for notes in selection.account()["shard_notes"]]
+    each = [
+        (number, manifest, images)
+        for number, part in enumerate(parts)
+        for manifest, images in zip(part.manifest.shards(), part.images.shards(), strict=True)
+    ]
+    pool_starts = sum(number < num_curated for number, _, _ in each)
+
+    def submit(ref: ShardRef) -> Any:
+        number, manifest, images = each[ref.index]
+        held = publish_stage.holding(chosen, places, number, images)
+        if number < num_curated:
+            return ledger_stage.curated_shard.submit(manifest, images, held, number, ref)
+        index = ref.index - pool_starts
+        return ledger_stage.pool_shard.submit(manifest, images, fates[index], vectors[index], held, number, ref)
+
+    return submit

@@ -22,7 +22,8 @@ class Published(BaseModel, frozen=True):
 
 def version_of(run: Run, identity: str) -> str:
     """The version that this identity was published as, or the next free one, claimed for it."""
-    numbers = sorted(int(name[1:]) for name in run.storage.names(FOLDER) if name[1:].isdigit())
+    there = sorted(int(name[1:]) for name in run.storage.names(FOLDER) if name[1:].isdigit())
+    numbers = [number for number in there if run.storage.exists(f"{FOLDER}/v{number}/version.json")]  # claimed ones
     for number in numbers:
         if run.storage.read_json(f"{FOLDER}/v{number}/version.json")["identity"] == identity:
             return f"v{number}"

@@ -1,6 +1,8 @@
 """The lease that keeps two runs from one root; it expires when its holder dies."""
 
+import _thread
 import json
+import logging
 import os
 import socket
 import threading
@@ -8,10 +10,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lvd.infra.errors import InputError
 from lvd.infra.storage import Storage
+
+logger = logging.getLogger("lvd")
 
 NAME = "leases/run.json"
 LIFETIME_S = 120.0
@@ -22,23 +27,15 @@ RENEW_S = 20.0
 def lease(storage: Storage) -> Iterator[None]:
     """Holds the root. A dead holder's lease is taken over: at once on its own machine, else when it expires.
 
-    Raises InputError if another run holds the root.
+    A run that loses its lease (it was suspended for longer than the lease lives, or storage did not answer for so long)
+    is interrupted. Raises InputError if another run holds the root, or the root cannot be written.
     """
-    mine = {
-        "holder": uuid.uuid4().hex,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-    }
-    while not storage.create(NAME, _dated(mine)):
-        theirs = _read(storage)
-        if theirs is not None and not _is_dead(theirs):
-            expires = time.strftime("%H:%M:%S", time.localtime(theirs["expires_at"]))
-            raise InputError(
-                f"root {storage.root} is in use by process {theirs['pid']} on {theirs['host']}: "
-                f"wait for that run, or, if it is dead, until its lease expires at {expires}"
-            )
-        storage.remove(NAME)
+    mine = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
+    mine["started"] = _started(os.getpid())
+    try:
+        _acquire(storage, mine)
+    except storage.errors as error:
+        raise InputError(f"recipe.root must be a place that can be written, was {storage.root!r}: {error}") from error
     stop = threading.Event()
     renewer = threading.Thread(target=_renew, args=(storage, mine, stop), name="lvd-lease", daemon=True)
     renewer.start()
@@ -47,35 +44,80 @@ def lease(storage: Storage) -> Iterator[None]:
     finally:
         stop.set()
         renewer.join()
-        storage.remove(NAME)
+        if (_read(storage, NAME) or {}).get("holder") == mine["holder"]:
+            storage.remove(NAME)
+
+
+def _acquire(storage: Storage, mine: dict[str, Any]) -> None:
+    """Makes the lease; of several that find a dead holder's, the one that makes its takeover file removes it."""
+    while not storage.create(NAME, _dated(mine)):
+        theirs = _read(storage, NAME)
+        if theirs is None:
+            continue
+        if not _is_dead(theirs):
+            expires = time.strftime("%H:%M:%S", time.localtime(theirs["expires_at"]))
+            raise InputError(
+                f"root {storage.root} is in use by process {theirs['pid']} on {theirs['host']}: "
+                f"wait for that run, or, if it is dead, until its lease expires at {expires}"
+            )
+        takeover = f"leases/takeover-{theirs['holder']}.json"
+        if storage.create(takeover, _dated(mine)):
+            if (_read(storage, NAME) or {}).get("holder") == theirs["holder"]:
+                storage.remove(NAME)
+            storage.remove(takeover)
+        elif _is_dead(_read(storage, takeover) or {"expires_at": time.time() + 1}):
+            storage.remove(takeover)
+        else:
+            time.sleep(0.1)
 
 
 def _dated(mine: dict[str, Any]) -> bytes:
     return json.dumps({**mine, "expires_at": time.time() + LIFETIME_S}).encode()
 
 
-def _read(storage: Storage) -> dict[str, Any] | None:
+def _read(storage: Storage, name: str) -> dict[str, Any] | None:
     try:
-        return json.loads(storage.read_bytes(NAME))
+        return json.loads(storage.read_bytes(name))
     except FileNotFoundError:
         return None
 
 
 def _is_dead(theirs: dict[str, Any]) -> bool:
-    if theirs["host"] == socket.gethostname() and _started(theirs["pid"]) != theirs["started"]:
+    if theirs.get("machine") == _machine() and _started(theirs["pid"]) != theirs["started"]:
         return True
     return theirs["expires_at"] < time.time()
 
 
+def _machine() -> str:
+    """Where a process number means the same process: one boot of one machine, one PID namespace."""
+    boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not boot_id.exists():
+        return socket.gethostname()
+    return f"{boot_id.read_text().strip()} {namespace.readlink()}"
+
+
 def _started(pid: int) -> str | None:
-    """What tells a process from a later one of the same number; None if there is no such process."""
+    """What tells a process from a later one of the same number; None if there is none, or no /proc to ask."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-            return file.read().rsplit(")", 1)[1].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
     except FileNotFoundError:
         return None
 
 
 def _renew(storage: Storage, mine: dict[str, Any], stop: threading.Event) -> None:
+    """Keeps the lease while storage answers; interrupts the run once the lease is lost."""
+    renewed = time.monotonic()
     while not stop.wait(RENEW_S):
-        storage.write_bytes(NAME, _dated(mine))
+        try:
+            if (_read(storage, NAME) or {}).get("holder") != mine["holder"]:
+                break
+            storage.write_bytes(NAME, _dated(mine))
+            renewed = time.monotonic()
+        except storage.errors as error:
+            logger.warning("the lease of %s could not be renewed, trying again: %s", storage.root, error)
+            if time.monotonic() - renewed > LIFETIME_S:
+                break
+    else:
+        return
+    logger.error("the lease of %s was lost: this run stops, the same command goes on where it was", storage.root)
+    _thread.interrupt_main()

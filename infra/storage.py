@@ -1,5 +1,6 @@
 """A root on any fsspec filesystem, where every file appears whole or not at all."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from lvd.infra.errors import InputError
+
 TEMPORARY = ".tmp"
 
 
@@ -24,7 +27,12 @@ class Storage:
     """
 
     def __init__(self, root: str) -> None:
-        self.fs, path = fsspec.core.url_to_fs(root)
+        try:
+            self.fs, path = fsspec.core.url_to_fs(root)
+        except (ValueError, ImportError) as error:
+            raise InputError(
+                f"recipe.root must be a folder or a URI that fsspec knows, was {root!r}: {error}"
+            ) from error
         self.path = path.rstrip("/")
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.root = self.path if self.is_local else root.rstrip("/")
@@ -92,8 +100,7 @@ class Storage:
 
     def remove_temporary(self) -> None:
         """Removes what an ended process left half written. Only the holder of the root's lease may call it."""
-        if self.is_local:
-            shutil.rmtree(self.locate(TEMPORARY), ignore_errors=True)
+        shutil.rmtree(self._temporary_folder(), ignore_errors=True)
 
     @contextmanager
     def whole_file(self, name: str) -> Iterator[Path]:
@@ -114,13 +121,18 @@ class Storage:
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
-        folder = Path(self.locate(TEMPORARY)) if self.is_local else Path(tempfile.gettempdir()) / "lvd"
+        folder = self._temporary_folder()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / uuid.uuid4().hex
         try:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+    def _temporary_folder(self) -> Path:
+        if self.is_local:
+            return Path(self.locate(TEMPORARY))
+        return Path(tempfile.gettempdir()) / "lvd" / hashlib.sha256(self.root.encode()).hexdigest()[:16]
 
     def open(self, name: str) -> pa.NativeFile:
         """The file for reading: memory-mapped if it is local, else streamed."""

@@ -52,6 +52,10 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     user_agent: str = Field("lvd/0.1 (+image dataset curation)", min_length=1, pattern=r"^[\x20-\x7e]+$")
     allow_loopback: bool = False  # lets 127.0.0.0/8 and ::1 through, for tests and the miniature web
 
+    def deciding(self) -> dict[str, Any]:
+        """What decides which bytes are kept. A change of the rest, such as more connections, fetches nothing again."""
+        return self.model_dump(include={"max_bytes", "max_pixels", "max_redirects", "allow_loopback"})
+
 
 class Rejected(Exception):
     """Why one candidate gives no image."""
@@ -313,7 +317,7 @@ def _decompressed(data: bytes, encoding: str, max_bytes: int) -> bytes:
 @task(name="download", persist_result=False, cache_policy=NO_CACHE)
 def download_shard(source: ShardRef, target: ShardRef, config: Config) -> ShardRef:
     """Writes the images of one manifest shard, in its order; returns the target with its rows."""
-    with write_shard(target, SCHEMA, {"version": VERSION, **config.model_dump()}) as shard:
+    with write_shard(target, SCHEMA, {"version": VERSION, **config.deciding()}) as shard:
         asyncio.run(_fill(shard, source, config))
     return target.model_copy(update={"rows": shard.kept.rows})
 

@@ -26,7 +26,7 @@ class Decision(BaseModel, frozen=True):
 
 
 class Fates:
-    """The fates of n pool images as columns. Memory: about 100 bytes an image."""
+    """The fates of n pool images as columns. Memory: about 150 bytes an image."""
 
     def __init__(self, image_id: np.ndarray) -> None:
         self.image_id = image_id  # (n,) object: 32 hex characters

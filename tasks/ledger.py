@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -13,6 +12,8 @@ from lvd.tasks import schemas
 SCHEMA = schemas.LEDGER
 VERSION = 1
 STATES = ("kept", "dropped", "failed")
+SELECTED = ["part", "row", "role", "query_id", "similarity"]
+REPEATED = "repeated"  # role in the selection of a pool image whose content is published as a curated one
 
 
 class LedgerError(Exception):
@@ -31,13 +32,10 @@ def pool_shard(
 ) -> ShardRef:
     """The ledger of one shard of pool candidates: rejected on the way in, ended by a decision, or settled by retrieval.
 
-    part: the number of the partition's images in the selection.
+    selection: the shards that can hold one of these images; part: the number of the partition's images in it.
     """
-    table = pa.concat_tables([read_table(ref) for ref in selection])
-    mine = table.filter(pa.array(table["part"].to_numpy() == part))
-    chosen = dict(
-        zip(mine["row"].to_pylist(), mine.select(["role", "query_id", "similarity"]).to_pylist(), strict=True)
-    )
+    mine = [row for ref in selection for row in read_table(ref, SELECTED).to_pylist() if row["part"] == part]
+    chosen = {row["row"]: row for row in mine}
     failed = {r["row"]: r["reason"] for r in read_table(vectors, ["row", "reason"], kind="rejects").to_pylist()}
     keys, sources = read_table(images, ["key", "source"]).to_pydict().values()
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
@@ -58,6 +56,14 @@ def _settled(match: dict[str, Any] | None, failure: str | None, image_id: str) -
         return {"state": "failed", "stage": "embed", "reason": failure}
     if match is None:
         return {"state": "dropped", "stage": "retrieve", "reason": "not_retrieved"}
+    if match["role"] == REPEATED:
+        return {
+            "state": "dropped",
+            "stage": "publish",
+            "reason": "exact_duplicate",
+            "score": 1.0,
+            "because_of": image_id,
+        }
     return {
         "state": "kept",
         "stage": "publish",
@@ -72,8 +78,8 @@ def curated_shard(
     manifest: ShardRef, images: ShardRef, selection: list[ShardRef], part: int, target: ShardRef
 ) -> ShardRef:
     """The ledger of one shard of an included collection: published as it is, unless its content is there already."""
-    table = pa.concat_tables([read_table(ref, ["part", "row"]) for ref in selection])
-    chosen = table["row"].to_numpy()[table["part"].to_numpy() == part]
+    mine = [row for ref in selection for row in read_table(ref, SELECTED).to_pylist() if row["part"] == part]
+    chosen = [row["row"] for row in mine]
     rows = read_table(images, ["key", "source", "image_id"]).to_pylist()
     published = np.isin(np.arange(images.first_row, images.first_row + len(rows)), chosen)
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:

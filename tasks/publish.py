@@ -6,10 +6,12 @@ that holds about 1 kB for each.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
@@ -19,6 +21,7 @@ from lvd.tasks import schemas
 
 SCHEMA = schemas.CURATED
 VERSION = 1
+REPEATED = "repeated"  # role in the selection of a pool image whose content is published as a curated one
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -56,7 +59,7 @@ def retrieved(matched: list[Matched]) -> Iterator[dict[str, Any]]:
     row = table["row"].to_numpy()
     order = np.lexsort((collection, -table["similarity"].to_numpy(), row))
     starts = np.flatnonzero(np.diff(row[order], prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+    for start, stop in pairwise([*starts, len(order)]):
         best = table.slice(order[start], 1).to_pylist()[0]
         reasons = [matched[i].name for i in sorted(set(collection[order[start:stop]].tolist()))]
         yield {**best, "retrieved_for": reasons}
@@ -82,7 +85,7 @@ def select(
 ) -> int:
     """Writes what is published: the included curated images, then the pool's. Returns the number of shards.
 
-    Of a pool image whose content is a curated image, the curated one is published.
+    Of a pool image whose content is a curated image, the curated one is published; its row is there for the ledger.
     """
     rows, contents = [], set()
     for part, row, image_id in included(curated):
@@ -90,22 +93,34 @@ def select(
         rows.append({"part": part, "row": row, "role": "curated", "retrieved_for": []})
     bounds = np.cumsum([0, *(sum(ref.rows for ref in shards) for shards in pool)])
     for image in retrieved(matched) if config.images == "retrieved" else survivors(vectors, matched):
-        if image["image_id"] not in contents:
-            part = int(np.searchsorted(bounds, image["row"], side="right")) - 1
-            place = {"part": len(curated) + part, "row": image["row"] - int(bounds[part])}
-            rows.append({"role": "retrieved", **image, **place})
+        part = int(np.searchsorted(bounds, image["row"], side="right")) - 1
+        place = {"part": len(curated) + part, "row": image["row"] - int(bounds[part])}
+        repeated = {"role": REPEATED} if image["image_id"] in contents else {}
+        rows.append({"role": "retrieved", **image, **place, **repeated})
     count = max(1, -(-len(rows) // config.rows_per_shard))
     for ref in target.planned(count):
         with write_shard(ref, schemas.SELECTION, {"version": VERSION, **config.model_dump()}) as shard:
             for row in rows[ref.index * config.rows_per_shard : (ref.index + 1) * config.rows_per_shard]:
                 shard.keep(row)
+            places = [[row["part"], row["row"]] for row in rows[ref.index * config.rows_per_shard :][: shard.kept.rows]]
+            shard.notes["places"] = [places[0], places[-1]] if places else []
     return count
+
+
+def holding(selection: list[ShardRef], places: list[list[list[int]]], part: int, images: ShardRef) -> list[ShardRef]:
+    """The shards of the selection that can hold an image of one shard of images; it is in order of part and row.
+
+    places: the first and the last (part, row) of each shard of the selection.
+    """
+    first, last = [part, images.first_row], [part, images.first_row + images.rows]
+    return [ref for ref, ends in zip(selection, places, strict=True) if ends and ends[0] <= last and ends[1] >= first]
 
 
 @task(name="publish", persist_result=False, cache_policy=NO_CACHE)
 def publish_shard(selection: ShardRef, parts: list[list[ShardRef]], target: ShardRef) -> ShardRef:
     """The selected images of one shard with their bytes. Memory: one batch of images read, one written."""
     table = read_table(selection)
+    table = table.filter(pc.not_equal(table["role"], REPEATED))
     part, row = table["part"].to_numpy(), table["row"].to_numpy()
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
         for index in np.unique(part).tolist():

@@ -2,11 +2,11 @@
 
 Source: DINOv2 section 3 and appendix A.4. Sample-based: N nearest pool images of every query. Cluster-based: from every
 cluster that holds more than 3 images of the collection, up to 10,000 pool images, at most 1 M per collection.
-Cost at 14 M queries × 744 M vectors of 1,280 values, exact: 2.7e19 operations; memory: one shard of queries and one of
-the pool.
+Cost at 14 M queries × 744 M vectors of 1,280 values, exact: 2.7e19 operations. Memory: a search holds one shard of
+queries, one of the pool and 8 bytes for each pool image; settling a collection holds its candidates, 60 bytes each.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +60,7 @@ def search_shard(queries: ShardRef, pool: list[ShardRef], target: ShardRef, *, d
             )
             query, rank = np.nonzero(found >= 0)
             columns = [
-                pa.array(queries.first_row + query),
+                pa.array(table["row"].to_numpy()[query] + queries.base),
                 table["image_id"].take(pa.array(query)),
                 pa.array(rows[found[query, rank]]),
                 pa.array(rank.astype(np.int32)),
@@ -83,15 +83,8 @@ def retrieve_sample(
     with write_shard(target, SCHEMA, {"version": VERSION, **policy.model_dump(), **config.model_dump()}) as shard:
         chosen = table.take(pa.array(taken))
         images = _image_ids(pool, chosen["row"].to_numpy())
-        for match, image_id in zip(chosen.to_pylist(), images, strict=True):
-            shard.keep(
-                {
-                    "dataset": name,
-                    "kind": "sample",
-                    "image_id": image_id,
-                    **{k: match[k] for k in ("query_id", "row", "rank", "similarity")},
-                }
-            )
+        columns = {column: chosen[column] for column in ("query_id", "row", "rank", "similarity")}
+        shard.keep_table(_matches(name, "sample", image_id=images, **columns))
         shard.notes["kind"] = "sample"
         shard.notes["queries"] = queries
         shard.notes["asked"] = queries * policy.neighbors
@@ -101,9 +94,17 @@ def retrieve_sample(
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
-def _image_ids(pool: list[ShardRef], rows: np.ndarray) -> list[str]:
+def _image_ids(pool: list[ShardRef], rows: np.ndarray) -> pa.ChunkedArray:
     """Image ids of pool rows, read from the vectors."""
-    return gather_rows(pool, np.searchsorted(pool_rows(pool), rows), ["image_id"])["image_id"].to_pylist()
+    return gather_rows(pool, np.searchsorted(pool_rows(pool), rows), ["image_id"])["image_id"]
+
+
+def _matches(name: str, kind: str, **columns: Any) -> pa.Table:
+    """A table of matches; a column that is not given is null."""
+    num = len(columns["row"])
+    columns = {"dataset": pa.repeat(name, num), "kind": pa.repeat(kind, num), **columns}
+    arrays = [columns[f.name] if f.name in columns else pa.nulls(num, f.type) for f in SCHEMA]
+    return pa.table(arrays, names=SCHEMA.names).cast(SCHEMA)
 
 
 @task(name="retrieve-cluster", persist_result=False, cache_policy=NO_CACHE)
@@ -128,22 +129,22 @@ def retrieve_cluster(
     starts = np.searchsorted(cell[by_cell], clusters)
     ids, similarity = table["image_id"].to_pylist(), read_column(cells, "similarity").to_numpy()
     with write_shard(target, SCHEMA, {"version": VERSION, "seed": seed, **policy.model_dump()}) as shard:
-        for cluster_id, start, size, quota in zip(
-            clusters.tolist(), starts.tolist(), sizes.tolist(), quotas.tolist(), strict=True
-        ):
-            rng = np.random.default_rng(np.random.SeedSequence([seed, cluster_id]))
-            members = by_cell[start + allocation.draw(size, quota, rng=rng)]
+        members, query_ids = [np.zeros(0, dtype=np.int64)], []
+        for cluster_id, start, size, quota in zip(clusters, starts, sizes, quotas, strict=True):
+            rng = np.random.default_rng(np.random.SeedSequence([seed, int(cluster_id)]))
+            members.append(by_cell[start + allocation.draw(int(size), int(quota), rng=rng)])
             inside = np.flatnonzero(home == cluster_id)
-            query_id = ids[inside[np.argmax(closeness[inside])]]
-            images = gather_rows(cells, members, ["image_id"])["image_id"].to_pylist()
-            for rank, (member, image_id) in enumerate(zip(members.tolist(), images, strict=True)):
-                match = {
-                    "row": int(rows[member]),
-                    "rank": rank,
-                    "similarity": float(similarity[member]),
-                    "cluster_id": cluster_id,
-                }
-                shard.keep({"dataset": name, "kind": "cluster", "query_id": query_id, "image_id": image_id, **match})
+            query_ids.append(ids[inside[np.argmax(closeness[inside])]])
+        chosen = np.concatenate(members)
+        columns = {
+            "query_id": pa.array(np.repeat(np.array(query_ids, dtype=object), quotas), type=pa.string()),
+            "image_id": gather_rows(cells, chosen, ["image_id"])["image_id"],
+            "row": pa.array(rows[chosen]),
+            "rank": pa.array(np.concatenate([np.zeros(0, np.int32), *(np.arange(q, dtype=np.int32) for q in quotas)])),
+            "similarity": pa.array(similarity[chosen]),
+            "cluster_id": pa.array(np.repeat(clusters, quotas).astype(np.int32)),
+        }
+        shard.keep_table(_matches(name, "cluster", **columns))
         shard.notes["kind"] = "cluster"
         shard.notes["queries"] = len(ids)
         shard.notes["clusters"] = len(clusters)

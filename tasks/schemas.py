@@ -79,7 +79,7 @@ CELLS = pa.schema(
 
 CANDIDATES = pa.schema(
     [
-        ("query", pa.int64()),
+        ("query", pa.int64()),  # its row in the collection
         ("query_id", pa.string()),
         ("row", pa.int64()),
         ("rank", pa.int32()),
@@ -119,7 +119,7 @@ CURATED = pa.schema(
         ("key", pa.string()),
         ("url", pa.string()),
         ("source", pa.string()),
-        ("role", pa.string()),  # curated, retrieved or survivor
+        ("role", pa.string()),  # curated, retrieved or survivor; in the selection also `repeated`
         ("retrieved_for", pa.list_(pa.string())),
         ("query_id", pa.string()),
         ("similarity", pa.float32()),

@@ -151,10 +151,11 @@ def _partition(source: Source, fs: Any, path: str) -> Partition | None:
 
 
 def _digest(source: Source, fs: Any, path: str, found: list[File]) -> str:
-    options = source.model_dump(exclude={"path"})
     if isinstance(source, Urls):
-        return fingerprint(options, [(url_lists.list_format(file.path), _sha256(fs, file.path)) for file in found])
-    return fingerprint(options, _uri(fs, path), found)
+        lists = [(url_lists.list_format(file.path), _sha256(fs, file.path)) for file in found]
+        return fingerprint(source.model_dump(exclude={"path"}), lists)
+    keyed_below = _locate(source.path)[1]  # the path itself, or the glob whose fixed part keys are relative to
+    return fingerprint(source.model_dump(exclude={"path"}), keyed_below, _uri(fs, path), found)
 
 
 def _hub_partition(source: HuggingFace) -> Partition:

@@ -88,6 +88,14 @@ def test_a_bad_recipe_exits_with_2_and_one_line_and_writes_nothing(
     assert not root.exists()
 
 
+def test_a_root_of_no_known_filesystem(photos, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_of(photos)))
+    code, _, err = lvd(monkeypatch, capsys, "run", str(tmp_path / "recipe.yaml"), "--root", "foo://x")
+    assert code == 2
+    assert err.startswith("lvd: recipe.root must be a folder or a URI that fsspec knows, was 'foo://x'")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("root", ["/proc/lvd", "{file}/lvd"])
 def test_a_root_that_cannot_be_written(
     root: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from lvd.flows.inquiry import directories, fates_of, last_run
+from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
 from lvd.tests.drawing import CLASSES, draw
 from lvd.tests.running import lvd
@@ -23,7 +24,8 @@ def draw_night(folder: Path, night: int) -> None:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     draw_night(tmp_path / "crawl/night-1", 1)
-    draw_night(tmp_path / "queries", 0)
+    draw_night(tmp_path / "queries/a", 0)
+    draw_night(tmp_path / "queries/b", 3)
     tree = {
         "name": "nights",
         "pool": [{"kind": "images", "path": str(tmp_path / "crawl/night-*")}],
@@ -31,7 +33,7 @@ def recipe(tmp_path: Path) -> Path:
             {
                 "name": "queries",
                 "kind": "images",
-                "path": str(tmp_path / "queries"),
+                "path": str(tmp_path / "queries/*"),
                 "include": False,
                 "retrieve": {"kind": "sample", "neighbors": 1},
             }
@@ -62,6 +64,8 @@ def test_a_new_partition_is_computed_and_the_old_one_found(recipe: Path, s3_root
     assert last["candidates"] == 25
     assert last["ledger"]["failed"] == 1
     assert storage.exists("curated/v1/stage.json")
+    settled = [StageDir(root=s3_root, stage="retrieve", fingerprint=name) for name in storage.names("retrieve")]
+    assert all(d.account()["shard_notes"][0]["queries"] == 24 for d in settled)  # of both partitions of the queries
     assert any(not found.used for found in directories(s3_root) if found.stage == "curated")
 
     (row,) = fates_of(s3_root, "night-2/broken.jpg")

@@ -40,6 +40,7 @@ GOOD = {"name": "a", "pool": [{"kind": "images", "path": "photos"}]}
             r"recipe\.curated\[0\]\.retrive: unknown key",
         ),
         ({"benchmarks": [{"name": "b"}, {"name": "b"}]}, r"'b' stands twice"),
+        ({"benchmarks": [{"name": "pool"}]}, r"none may be 'pool': 'pool' stands twice"),
         ({"compute": {"cpu_workers": 0}}, r"cpu_workers must be 'auto' or at least 1, was 0"),
         ({"name": None}, r"recipe\.name must be a valid string, was None"),
     ],
@@ -80,6 +81,7 @@ def test_settings_override_fields(tmp_path: Path) -> None:
     [
         ("name: [", [], "must be YAML"),
         ("- a", [], "must hold one YAML mapping, was list"),
+        ("name: a", ["name=["], "--set name=.: the value must be YAML"),
         ("name: a", ["seed"], "--set must be FIELD=VALUE, was 'seed'"),
         ("name: a", ["name.x=1"], "name is not a mapping"),
     ],

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,6 +12,7 @@ from lvd.infra import lease as lease_room
 from lvd.infra.errors import InputError
 from lvd.infra.lease import lease
 from lvd.infra.storage import Storage
+from lvd.tests.running import wait_until
 
 HOLD = """
 import sys, time
@@ -40,11 +42,15 @@ def test_the_lease_of_a_killed_process_is_taken_over(local_root: str) -> None:
             assert Storage(local_root).exists(lease_room.NAME)
 
 
+def lease_of_another(expires_in_s: float) -> bytes:
+    expires_at = time.time() + expires_in_s
+    return json.dumps({"holder": "x", "host": "elsewhere", "pid": 1, "started": "1", "expires_at": expires_at}).encode()
+
+
 @pytest.mark.parametrize(("expires_in_s", "refused"), [(60, True), (-1, False)])
 def test_a_lease_of_another_machine_counts_until_it_expires(root: str, expires_in_s: float, refused: bool) -> None:
     storage = Storage(root)
-    other = {"holder": "x", "host": "elsewhere", "pid": 1, "started": "1", "expires_at": time.time() + expires_in_s}
-    storage.write_bytes(lease_room.NAME, json.dumps(other).encode())
+    storage.write_bytes(lease_room.NAME, lease_of_another(expires_in_s))
     if refused:
         with pytest.raises(InputError, match="elsewhere"), lease(storage):
             pass
@@ -62,3 +68,55 @@ def test_the_lease_is_renewed(local_root: str, monkeypatch: pytest.MonkeyPatch) 
         while storage.read_json(lease_room.NAME)["expires_at"] == first and time.monotonic() < deadline:
             time.sleep(0.02)
         assert storage.read_json(lease_room.NAME)["expires_at"] > first
+
+
+def test_of_many_that_find_a_dead_holder_one_holds_at_a_time(root: str) -> None:
+    Storage(root).write_bytes(lease_room.NAME, lease_of_another(-1))
+    holders, most, refused = set(), [], []
+
+    def contend(number: int) -> None:
+        try:
+            with lease(Storage(root)):
+                holders.add(number)
+                most.append(len(holders))
+                time.sleep(0.02)
+                holders.remove(number)
+        except InputError:
+            refused.append(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(contend, range(24)))
+    assert max(most) == 1
+    assert len(most) + len(refused) == 24
+    assert Storage(root).names("leases") == []
+
+
+def test_a_storage_that_fails_for_a_while_does_not_end_the_renewal(
+    local_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_room, "RENEW_S", 0.02)
+    write, failures = Storage.write_bytes, iter([True] * 3)
+
+    def unsteady(self: Storage, name: str, data: bytes) -> None:
+        if next(failures, False):
+            raise OSError("the bucket is busy")
+        write(self, name, data)
+
+    monkeypatch.setattr(Storage, "write_bytes", unsteady)
+    storage = Storage(local_root)
+    with lease(storage):
+        first = storage.read_json(lease_room.NAME)["expires_at"]
+        wait_until(lambda: storage.read_json(lease_room.NAME)["expires_at"] > first, 10, "the lease must be renewed")
+    assert next(failures, None) is None
+
+
+def test_a_run_whose_lease_was_taken_is_stopped_and_leaves_the_other_lease(
+    local_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_room, "RENEW_S", 0.05)
+    storage = Storage(local_root)
+    with pytest.raises(KeyboardInterrupt), lease(storage):
+        storage.write_bytes(lease_room.NAME, lease_of_another(60))
+        for _ in range(200):
+            time.sleep(0.05)
+    assert storage.read_json(lease_room.NAME)["host"] == "elsewhere"
