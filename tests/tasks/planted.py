@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ Layout = tuple[tuple[int, ...], ...]  # rows of every shard of every partition
 Rows = Mapping[int, dict[str, Any]] | Sequence[dict[str, Any]]  # pool row → columns; what is left out is null
 
 TWO_PARTITIONS: Layout = ((3, 0, 4), (5, 2))
+
+
+def by_partition(refs: list[ShardRef]) -> list[list[ShardRef]]:
+    """The shards of each partition."""
+    return [list(shards) for _, shards in groupby(refs, key=lambda ref: ref.directory)]
 
 
 def identity(number: int) -> str:
@@ -32,11 +38,18 @@ def places(layout: Layout) -> Iterator[tuple[int, int, range]]:
 
 
 def stage(
-    root: str, name: str, schema: pa.Schema, rows: Rows, layout: Layout, *, rejects: Mapping[int, str] | None = None
+    root: str,
+    name: str,
+    schema: pa.Schema,
+    rows: Rows,
+    layout: Layout,
+    *,
+    rejects: Mapping[int, str] | None = None,
+    state: str = "failed",
 ) -> list[ShardRef]:
     """The shards of a complete stage with one directory for each partition; each pool row lies where the layout says.
 
-    A column `row` that is left out is the row in the partition. rejects: pool row → reason.
+    A column `row` that is left out is the row in the partition. rejects: pool row → reason; state: of all of them.
     """
     rows = rows if isinstance(rows, Mapping) else dict(enumerate(rows))
     targets = [StageDir(root=root, stage=name, fingerprint=f"part{number}") for number in range(len(layout))]
@@ -48,7 +61,9 @@ def stage(
                 if row in rows:
                     shard.keep({"row": own, **rows[row]} if "row" in schema.names else rows[row])
                 if row in (rejects or {}):
-                    shard.reject(f"key-{row}", rejects[row], row=own, image_id=rows.get(row, {}).get("image_id"))
+                    shard.reject(
+                        f"key-{row}", rejects[row], state=state, row=own, image_id=rows.get(row, {}).get("image_id")
+                    )
     for target, shards in zip(targets, layout, strict=True):
         commit(target, len(shards), config={}, inputs={})
     return [ref for target, base in zip(targets, bases, strict=False) for ref in target.shards(base=base)]
@@ -62,7 +77,7 @@ def image(data: bytes, **columns: Any) -> dict[str, Any]:
     except DecodeError:
         said = {"width": 100, "height": 100, "frames": 1, "format": "JPEG"}
     image_id = hashlib.sha256(data).hexdigest()[:32]
-    own = {"image_id": image_id, "image": {"bytes": data, "path": ""}, "num_bytes": len(data), "key": image_id[:8]}
+    own = {"image_id": image_id, "image": {"bytes": data, "path": ""}, "num_bytes": len(data)}
     return {**own, **said, "source": "planted", **columns}
 
 
