@@ -13,7 +13,6 @@ SCHEMA = schemas.LEDGER
 VERSION = 1
 STATES = ("kept", "dropped", "failed")
 SELECTED = ["part", "row", "role", "query_id", "similarity"]
-REPEATED = "repeated"  # role in the selection of a pool image whose content is published as a curated one
 
 
 class LedgerError(Exception):
@@ -56,7 +55,7 @@ def _settled(match: dict[str, Any] | None, failure: str | None, image_id: str) -
         return {"state": "failed", "stage": "embed", "reason": failure}
     if match is None:
         return {"state": "dropped", "stage": "retrieve", "reason": "not_retrieved"}
-    if match["role"] == REPEATED:
+    if match["role"] == schemas.REPEATED:
         return {
             "state": "dropped",
             "stage": "publish",

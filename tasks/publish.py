@@ -21,7 +21,6 @@ from lvd.tasks import schemas
 
 SCHEMA = schemas.CURATED
 VERSION = 1
-REPEATED = "repeated"  # role in the selection of a pool image whose content is published as a curated one
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -95,7 +94,7 @@ def select(
     for image in retrieved(matched) if config.images == "retrieved" else survivors(vectors, matched):
         part = int(np.searchsorted(bounds, image["row"], side="right")) - 1
         place = {"part": len(curated) + part, "row": image["row"] - int(bounds[part])}
-        repeated = {"role": REPEATED} if image["image_id"] in contents else {}
+        repeated = {"role": schemas.REPEATED} if image["image_id"] in contents else {}
         rows.append({"role": "retrieved", **image, **place, **repeated})
     count = max(1, -(-len(rows) // config.rows_per_shard))
     for ref in target.planned(count):
@@ -120,7 +119,7 @@ def holding(selection: list[ShardRef], places: list[list[list[int]]], part: int,
 def publish_shard(selection: ShardRef, parts: list[list[ShardRef]], target: ShardRef) -> ShardRef:
     """The selected images of one shard with their bytes. Memory: one batch of images read, one written."""
     table = read_table(selection)
-    table = table.filter(pc.not_equal(table["role"], REPEATED))
+    table = table.filter(pc.not_equal(table["role"], schemas.REPEATED))
     part, row = table["part"].to_numpy(), table["row"].to_numpy()
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
         for index in np.unique(part).tolist():

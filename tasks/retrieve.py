@@ -7,6 +7,7 @@ queries, one of the pool and 8 bytes for each pool image; settling a collection 
 """
 
 from typing import Annotated, Any, Literal
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -131,7 +132,7 @@ def retrieve_cluster(
     with write_shard(target, SCHEMA, {"version": VERSION, "seed": seed, **policy.model_dump()}) as shard:
         members, query_ids = [np.zeros(0, dtype=np.int64)], []
         for cluster_id, start, size, quota in zip(clusters, starts, sizes, quotas, strict=True):
-            rng = np.random.default_rng(np.random.SeedSequence([seed, int(cluster_id)]))
+            rng = np.random.default_rng(np.random.SeedSequence([seed, int(cluster_id), crc32(name.encode())]))
             members.append(by_cell[start + allocation.draw(int(size), int(quota), rng=rng)])
             inside = np.flatnonzero(home == cluster_id)
             query_ids.append(ids[inside[np.argmax(closeness[inside])]])

@@ -100,6 +100,7 @@ MATCHES = pa.schema(
     ]
 )
 
+REPEATED = "repeated"  # role in the selection of a pool image whose content is published as a curated one
 SELECTION = pa.schema(
     [
         ("part", pa.int32()),  # which of the image datasets: the included curated ones first, then the pool's

@@ -27,14 +27,8 @@ MACHINE_PATH = re.compile(r"(?<![\w}\])$*.-])/(?:home|root|work|tmp|Users|mnt|op
 
 @pytest.fixture(scope="module")
 def tracked() -> list[Path]:
-    """Every file of the repository: what git tracks, and what it would."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Every file of the repository."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout: which files belong to the repository is unknown")
     paths = [ROOT / name for name in listed.stdout.split("\0") if name]

@@ -90,7 +90,7 @@ class Shelf:
         parts = [*(self.curated if curated else []), *self.pool]
         for chosen, ref in zip(selection, target.planned(len(selection)), strict=True):
             done = publish.publish_shard.fn(chosen, parts, ref)
-            assert done.rows == sum(row["role"] != publish.REPEATED for row in read_table(chosen).to_pylist())
+            assert done.rows == sum(row["role"] != schemas.REPEATED for row in read_table(chosen).to_pylist())
         commit(target, len(selection), config={}, inputs={})
         return target
 
@@ -143,7 +143,7 @@ def test_a_pool_image_that_a_collection_holds_is_published_as_curated(local_root
     assert rows[:4] == CURATED
     # The ledger reads of the other two that they are repeats.
     assert [(row["part"], row["row"]) for row in rows] == sorted((row["part"], row["row"]) for row in rows)
-    repeats = [{"part": row["part"], "row": row["row"]} for row in rows if row["role"] == publish.REPEATED]
+    repeats = [{"part": row["part"], "row": row["row"]} for row in rows if row["role"] == schemas.REPEATED]
     assert repeats == [place(2), place(12)]
     published = rows_of(shelf.published(selection).shards())
     assert [row["key"] for row in published[4:]] == [f"key-{n}" for n in there]
