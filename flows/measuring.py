@@ -25,10 +25,8 @@ def measured_vectors(
     vectors that can be taken over.
     """
     masks = Decision(**fates_dir.account()["notes"]).masks
-    weights, settings = (
-        models.weights_digest(config),
-        {**config.model_dump(mode="json", include={*models.ModelSpec.model_fields, "batch_size"})},
-    )
+    weights = models.weights_digest(config)
+    settings = config.model_dump(mode="json", include={*models.ModelSpec.model_fields, "batch_size"})
     works, result = [], {}
     fate_refs = iter(fates_dir.shards())
     for gathered in collections:

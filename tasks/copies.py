@@ -129,14 +129,6 @@ def cosines(left: list[ShardRef], left_at: np.ndarray, right: list[ShardRef], ri
     return np.concatenate(parts)
 
 
-def end_undescribed(fates: Fates, descriptors: list[ShardRef]) -> None:
-    """Images whose descriptor could not be had have failed here."""
-    for ref in descriptors:
-        rejects = read_table(ref, ["row", "reason"], kind="rejects")
-        if len(rejects):
-            fates.end(rejects["row"].to_numpy() + ref.base, "failed", "copies", rejects["reason"].to_numpy())
-
-
 def end_copies(
     fates: Fates,
     images: list[ShardRef],
@@ -232,7 +224,7 @@ def decide(
 ) -> Decision:
     """The fates after both deduplications, and the number of pool images dropped for each reference collection."""
     current = Fates.read(fates)
-    end_undescribed(current, descriptors)
+    current.end_rejected(descriptors, "copies")  # what has no descriptor
     end_copies(current, images, descriptors, edges, thresholds.min_similarity, config)
     per_reference = end_reference_copies(
         current, descriptors, edges, reference_edges, references, thresholds.benchmark_min_similarity

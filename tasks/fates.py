@@ -60,6 +60,13 @@ class Fates:
         self.state[rows], self.stage[rows], self.reason[rows] = state, stage, reason
         self.score[rows], self.because_of[rows] = score, because_of
 
+    def end_rejected(self, sidecars: list[ShardRef], stage: str) -> None:
+        """The images that the sidecars of a stage rejected have failed there, with the reason of the reject."""
+        for ref in sidecars:
+            rejects = read_table(ref, ["row", "reason"], kind="rejects")
+            if len(rejects):
+                self.end(rejects["row"].to_numpy() + ref.base, "failed", stage, rejects["reason"].to_numpy())
+
     def write(self, target: StageDir, images: list[ShardRef], config: dict[str, Any], stage: str) -> "Decision":
         """One shard of fates for every shard of images. Returns what the stage decided."""
         first, parts = 0, {}

@@ -33,8 +33,7 @@ def pool_shard(
 
     selection: the shards that can hold one of these images; part: the number of the partition's images in it.
     """
-    mine = [row for ref in selection for row in read_table(ref, SELECTED).to_pylist() if row["part"] == part]
-    chosen = {row["row"]: row for row in mine}
+    chosen = _chosen(selection, part)
     failed = {r["row"]: r["reason"] for r in read_table(vectors, ["row", "reason"], kind="rejects").to_pylist()}
     keys, sources = read_table(images, ["key", "source"]).to_pydict().values()
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
@@ -49,6 +48,18 @@ def pool_shard(
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
+def _chosen(selection: list[ShardRef], part: int) -> dict[int, dict[str, Any]]:
+    """row → its row of the selection, for the images of one partition."""
+    rows = (row for ref in selection for row in read_table(ref, SELECTED).to_pylist())
+    return {row["row"]: row for row in rows if row["part"] == part}
+
+
+def _published_already(image_id: str) -> dict[str, Any]:
+    """What becomes of an image whose content is in the published set from elsewhere."""
+    reason = {"reason": "exact_duplicate", "score": 1.0, "because_of": image_id}
+    return {"state": "dropped", "stage": "publish", **reason}
+
+
 def _settled(match: dict[str, Any] | None, failure: str | None, image_id: str) -> dict[str, Any]:
     """What became of an image that survived deduplication."""
     if failure is not None:
@@ -56,13 +67,7 @@ def _settled(match: dict[str, Any] | None, failure: str | None, image_id: str) -
     if match is None:
         return {"state": "dropped", "stage": "retrieve", "reason": "not_retrieved"}
     if match["role"] == schemas.REPEATED:
-        return {
-            "state": "dropped",
-            "stage": "publish",
-            "reason": "exact_duplicate",
-            "score": 1.0,
-            "because_of": image_id,
-        }
+        return _published_already(image_id)
     return {
         "state": "kept",
         "stage": "publish",
@@ -77,24 +82,15 @@ def curated_shard(
     manifest: ShardRef, images: ShardRef, selection: list[ShardRef], part: int, target: ShardRef
 ) -> ShardRef:
     """The ledger of one shard of an included collection: published as it is, unless its content is there already."""
-    mine = [row for ref in selection for row in read_table(ref, SELECTED).to_pylist() if row["part"] == part]
-    chosen = [row["row"] for row in mine]
+    chosen = list(_chosen(selection, part))
     rows = read_table(images, ["key", "source", "image_id"]).to_pylist()
     published = np.isin(np.arange(images.first_row, images.first_row + len(rows)), chosen)
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
         _keep_rejects(shard, manifest, "crawl", "curated")
         _keep_rejects(shard, images, "download", "curated")
         for row, keep in zip(rows, published.tolist(), strict=True):
-            if keep:
-                fate = {"state": "kept", "stage": "publish", "reason": "curated"}
-            else:
-                fate = {
-                    "state": "dropped",
-                    "stage": "publish",
-                    "reason": "exact_duplicate",
-                    "score": 1.0,
-                    "because_of": row["image_id"],
-                }
+            kept = {"state": "kept", "stage": "publish", "reason": "curated"}
+            fate = kept if keep else _published_already(row["image_id"])
             shard.keep({**row, "role": "curated", **fate})
             shard.reasons[fate["state"]] += 1
     return target.model_copy(update={"rows": shard.kept.rows})

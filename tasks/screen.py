@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_batches, read_column, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_batches, read_column, write_shard
 from lvd.tasks import schemas
 from lvd.tasks.decode import DecodeError, decode_rgb
 from lvd.tasks.fates import Decision, Fates
@@ -111,19 +111,11 @@ def screen_shard(source: ShardRef, target: ShardRef, max_pixels: int) -> ShardRe
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
-def end_undecodable(fates: Fates, measures: list[ShardRef]) -> None:
-    """Images that could not be decoded end here with the reason of their reject."""
-    for ref in measures:
-        rejects = read_table(ref, ["row", "reason"], kind="rejects")
-        if len(rejects):
-            fates.end(rejects["row"].to_numpy() + ref.base, "failed", "screen", rejects["reason"].to_numpy())
-
-
 @task(name="decide-screen", persist_result=False, cache_policy=NO_CACHE)
 def decide(images: list[ShardRef], measures: list[ShardRef], target: StageDir, config: Config) -> Decision:
     """The first fates: what cannot be decoded has failed, what breaks a rule is dropped, the rest is kept."""
     fates = Fates(read_column(images, "image_id").to_numpy())
-    end_undecodable(fates, measures)
+    fates.end_rejected(measures, "screen")  # what cannot be decoded
     rows = pool_rows(measures)
     columns = {name: read_column(images, name).to_numpy()[rows] for name in ("width", "height", "frames", "format")}
     columns |= {

@@ -41,12 +41,15 @@ def vectors_of_shard(
         target, schemas.vectors(model.dim), {"model": spec.model_dump(mode="json"), "batch_size": batch_size}
     ) as shard:
         pending: list[dict[str, Any]] = []
+        prepared = 0
         for row, image in _alive_rows(images, alive):
             pending.append({"row": row, "image_id": image["image_id"], "key": image["key"], "vector": known.get(row)})
             if row not in known:
                 _prepare(pending[-1], image["image"]["bytes"], model)
-            if sum("pixels" in p for p in pending) == batch_size or len(pending) == 16 * batch_size:
+                prepared += "pixels" in pending[-1]
+            if prepared == batch_size or len(pending) == 16 * batch_size:
                 _flush(pending, model, batch_size, shard)
+                prepared = 0
         _flush(pending, model, batch_size, shard)
         shard.notes["taken_over"] = sum(bool(alive[row - images.first_row]) for row in known)
     return target.model_copy(update={"rows": shard.kept.rows})
