@@ -27,5 +27,5 @@ $(READY): requirements.lock pyproject.toml
 
 lock: venv  ## recompiles requirements.lock; torch and torchvision must be of one default build
 	printf 'torch==2.13.0\ntorchvision==0.28.0\n' > .venv/constraints.txt
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra cpu --extra faces --extra dev --universal --python-version 3.11 \
 		--constraint .venv/constraints.txt --generate-hashes --no-emit-index-url --no-header -o requirements.lock

@@ -1,21 +1,27 @@
 """The tables of the report: collections, failures, sizes and domains, and what every stage cost."""
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lvd.flows.collected import Gathered, Part, Sources
 from lvd.flows.run import Run
 from lvd.infra.shards import ShardRef, StageDir
-from lvd.tasks import report, tallies
+from lvd.tasks import outcomes, report, tallies
+from lvd.tasks.outcomes import FETCHED
 
-REJECTING = ("crawl", "download", "screen", "descriptors", "embed")  # the stages that write rejects
-DECISIONS = ("screened", "unique", "copies", "selection")  # computed as one, whatever the number of their shards
+REJECTING = ("crawl", "download", "screen", "content", "descriptors", "embed")  # the stages that write rejects
+# computed as one, whatever the number of their shards
+DECISIONS = ("choices", "screened", "unique", "copies", "selection")
 EXAMPLES_EACH, TOP_DOMAINS = 2, 20
 ORDER = (
-    *("crawl", "download", "screen", "screened", "fingerprint", "unique", "descriptors", "neighbours", "references"),
-    *("copies", "embed", "centroids", "cluster", "candidates", "retrieve", "selection", "ledger", "curated"),
+    *("links", "verdicts", "choices", "crawl", "download", "content", "screen", "screened", "fingerprint", "unique"),
+    *("descriptors", "neighbours", "references", "copies", "embed", "centroids", "cluster", "candidates", "retrieve"),
+    *("selection", "ledger", "curated"),
 )
 
 
@@ -72,11 +78,27 @@ def short_edges(profile: tallies.Profile) -> tuple[report.Breakdown, ...]:
     return tuple(line for line in lines if line.before or line.after)
 
 
-def domains(profile: tallies.Profile, listed: Counter[str]) -> tuple[report.Domain, ...]:
-    """The domains that list most."""
-    fetched, kept = profile.fetched["domain"], profile.kept["domain"]
-    top = sorted(listed.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_DOMAINS]
-    return tuple(report.Domain(name=name, listed=n, fetched=fetched[name], kept=kept[name]) for name, n in top)
+def domains(profile: tallies.Profile, found: dict[str, Counter[str]]) -> tuple[report.Domain, ...]:
+    """The domains that list most; found: domain → reason → candidates, those with most candidates first."""
+    kept = profile.kept["domain"]
+    return tuple(
+        report.Domain(
+            name=name,
+            listed=reasons.total(),
+            fetched=reasons[FETCHED],
+            kept=kept[name],
+            lost={reason: n for reason, n in reasons.most_common() if reason != FETCHED},
+        )
+        for name, reasons in islice(found.items(), TOP_DOMAINS)
+    )
+
+
+def errors(table: pa.Table) -> tuple[report.Outcome, ...]:
+    """What asking for the images came to, in how many domains."""
+    return tuple(
+        report.Outcome(stage="download", state="", reason=reason, count=candidates, domains=domains)
+        for reason, candidates, domains in outcomes.per_error(table)
+    )
 
 
 def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
@@ -100,8 +122,10 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
     return tuple(sorted(found, key=lambda timing: place.get(timing.stage, len(ORDER))))
 
 
-def manifests(gathered: Gathered) -> list[ShardRef]:
-    return [ref for part in gathered.parts for ref in part.manifest.shards()]
+def candidates(gathered: Gathered) -> Iterator[tuple[ShardRef, ShardRef]]:
+    """Every shard of the manifests with its shard of images."""
+    for part in gathered.parts:
+        yield from zip(part.manifest.shards(), part.images.shards(), strict=True)
 
 
 def stage_dir(run: Run, name: str) -> StageDir:

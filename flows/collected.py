@@ -7,11 +7,12 @@ from lvd.tasks.sources import Partition
 
 
 class Part(BaseModel, frozen=True):
-    """One partition of a collection, and where its manifest and images lie."""
+    """One partition of a collection, and where its manifest, its images and what models saw in them lie."""
 
     partition: Partition
     manifest: StageDir
     images: StageDir | None = None
+    content: StageDir | None = None  # None if no model looks
 
 
 class Gathered(BaseModel, frozen=True):

@@ -8,8 +8,9 @@ from prefect import flow
 
 from lvd.flows import pool
 from lvd.flows.collected import Cells, Matches, Sources
+from lvd.flows.crawling import crawl
 from lvd.flows.deduplication import copies, fingerprint
-from lvd.flows.gathering import crawl, download, screen
+from lvd.flows.gathering import content, download, screen
 from lvd.flows.miniature import is_drawn, served
 from lvd.flows.preflight import check
 from lvd.flows.progress import shown
@@ -25,7 +26,7 @@ from lvd.infra.storage import Storage
 
 def chain(run: Run) -> Snapshot:
     """From the sources to the published dataset. Every arrow is a directory on storage."""
-    sources = download(run, crawl(run))
+    sources = content(run, download(run, crawl(run)))
     measures, screened = screen(run, sources)
     unique = fingerprint(run, sources, measures, screened)
     survivors = copies(run, sources, unique)

@@ -1,83 +1,30 @@
-"""The sub-flows that bring images in: crawl, download, screen."""
+"""The sub-flows that bring images in and look at them: download, content, screen."""
 
-from collections import Counter
 from typing import Any
 
+from lvd.flows import pool
 from lvd.flows.collected import Gathered, Part, Sources, shards_of
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import commit_decision, stage
-from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, commit
-from lvd.tasks import crawl as crawl_stage
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.tasks import content as content_stage
 from lvd.tasks import download as download_stage
 from lvd.tasks import screen as screen_stage
-from lvd.tasks.sources import Partition, partitions
-
-
-def listed(run: Run) -> list[tuple[str, str, str, list[Partition]]]:
-    """(field of the recipe, role, name, partitions) of every source, the pool's first.
-
-    Raises InputError naming the field whose source is not there.
-    """
-    recipe = run.recipe
-    if not recipe.pool:
-        raise InputError("recipe.pool must name at least one source, was empty: give a kind and a path")
-    asked = [(f"recipe.pool[{i}]", "pool", "pool", source) for i, source in enumerate(recipe.pool)]
-    asked += [(f"recipe.benchmarks[{i}]", "benchmark", c.name, c.source) for i, c in enumerate(recipe.benchmarks)]
-    asked += [(f"recipe.curated[{i}]", "curated", c.name, c.source) for i, c in enumerate(recipe.curated)]
-    result, seen = [], Counter()
-    for where, role, name, source in asked:
-        if source is None:
-            raise InputError(f"{where} must have a source to be run: give its kind and path")
-        try:
-            found = partitions(source)
-        except InputError as error:
-            raise InputError(f"{where}.{error}") from error
-        result.append((where, role, name, [told_apart(partition, role, seen) for partition in found]))
-    return result
-
-
-def told_apart(partition: Partition, role: str, seen: Counter[tuple[str, str]]) -> Partition:
-    """The partition with the number of those of equal content that came before it in the same role."""
-    seen[role, partition.digest] += 1
-    return partition.model_copy(update={"repeat": seen[role, partition.digest] - 1})
-
-
-@stage
-def crawl(run: Run) -> Sources:
-    """The manifests: every candidate of every source, listed once."""
-    config = run.recipe.crawl
-    started, parts = {}, {}
-    for _, role, name, found in listed(run):
-        for partition in found:
-            target = run.target("crawl", crawl_stage.VERSION, config.model_dump(), partition.digest, partition.repeat)
-            if target.directory not in started and run.needs(target):
-                future = crawl_stage.manifest_shards.submit(target, partition, config)
-                started[target.directory] = target, partition, future
-            parts.setdefault((role, name), []).append(Part(partition=partition, manifest=target))
-    for target, partition, future in started.values():
-        inputs = {"files": list(partition.files)[:100], "digest": partition.digest}
-        commit(target, future.result(), config=config.model_dump(mode="json"), inputs=inputs)
-    gathered = [Gathered(role=role, name=name, parts=tuple(found)) for (role, name), found in parts.items()]
-    pool, *others = gathered
-    return Sources(
-        pool=pool,
-        benchmarks=tuple(g for g in others if g.role == "benchmark"),
-        curated=tuple(g for g in others if g.role == "curated"),
-    )
+from lvd.tasks.models.classifiers import ClassifierSpec
+from lvd.tasks.models.faces import FaceSpec
 
 
 @stage
 def download(run: Run, sources: Sources) -> Sources:
     """The images: bytes as they came, and a reject for every candidate that gave none."""
-    config, works = run.recipe.download, []
+    config, share, works = run.recipe.download, pool.workers(run.recipe.compute), []
 
     def with_images(part: Part) -> Part:
         target = run.target("download", download_stage.VERSION, config.deciding(), part.manifest.directory)
         manifest = part.manifest.shards()
 
         def submit(ref: ShardRef) -> Any:
-            return download_stage.download_shard.submit(manifest[ref.index], ref, config)
+            return download_stage.download_shard.submit(manifest[ref.index], ref, config, share)
 
         works.append(
             Work(
@@ -103,6 +50,41 @@ def download(run: Run, sources: Sources) -> Sources:
 
 
 @stage
+def content(run: Run, sources: Sources) -> Sources:
+    """What models see, where the recipe asks for it: in the pool's images, and faces in all that is published."""
+    rules, works = run.recipe.screen, []
+    nsfw = ClassifierSpec(**rules.nsfw.model_dump(include=set(ClassifierSpec.model_fields))) if rules.nsfw else None
+    faces = FaceSpec(**rules.faces.model_dump(include=set(FaceSpec.model_fields))) if rules.faces else None
+
+    def looked_at(part: Part, **models: Any) -> Part:
+        config = content_stage.Config(max_pixels=rules.max_pixels, **models)
+        said = config.model_dump(mode="json")
+        target = run.target("content", content_stage.VERSION, said, config.digests(), part.images.directory)
+        images = part.images.shards()
+
+        def submit(ref: ShardRef) -> Any:
+            return content_stage.content_shard.submit(images[ref.index], ref, config, run.device)
+
+        inputs = {"images": part.images.directory}
+        works.append(Work(target=target, count=len(images), submit=submit, config=said, inputs=inputs))
+        return part.model_copy(update={"content": target})
+
+    def seen(gathered: Gathered, **models: Any) -> Gathered:
+        parts = tuple(looked_at(part, **models) for part in gathered.parts)
+        return gathered.model_copy(update={"parts": parts})
+
+    result = sources
+    if nsfw or faces:
+        result = result.model_copy(update={"pool": seen(sources.pool, nsfw=nsfw, faces=faces)})
+    if faces:
+        included = {collection.name for collection in run.recipe.curated if collection.include}
+        curated = tuple(seen(g, faces=faces) if g.name in included else g for g in sources.curated)
+        result = result.model_copy(update={"curated": curated})
+    run.complete("content", works)
+    return result
+
+
+@stage
 def screen(run: Run, sources: Sources) -> tuple[list[StageDir], StageDir]:
     """The measures of the pool's images, and the first fates: what the rules keep."""
     config, works = run.recipe.screen, []
@@ -124,16 +106,12 @@ def screen(run: Run, sources: Sources) -> tuple[list[StageDir], StageDir]:
         )
     run.complete("screen", works)
     measures = [work.target for work in works]
-    target = run.target(
-        "screened", screen_stage.VERSION, config.model_dump(mode="json"), [m.directory for m in measures]
-    )
+    contents = [part.content for part in sources.pool.parts if part.content]
+    inputs = [*measures, *contents]
+    target = run.target("screened", screen_stage.VERSION, config.rules(), [d.directory for d in inputs])
     if run.needs(target):
         images = sources.pool.images()
-        commit_decision(
-            target,
-            len(images),
-            screen_stage.decide.submit(images, shards_of(measures, sources.pool), target, config),
-            config,
-            measures,
-        )
+        measured, seen = (shards_of(directories, sources.pool) for directories in (measures, contents))
+        decision = screen_stage.decide.submit(images, measured, seen, target, config)
+        commit_decision(target, len(images), decision, config, inputs)
     return measures, target

@@ -8,7 +8,8 @@ from lvd.flows.miniature import is_drawn
 from lvd.flows.recipe import CuratedCollection, Recipe
 from lvd.infra.errors import InputError
 from lvd.infra.shards import BATCH_BYTES
-from lvd.tasks.download import HELD_BYTES
+from lvd.tasks.backlog import HELD_BYTES
+from lvd.tasks.crawl import BUCKET_ROWS
 from lvd.tasks.retrieve import Cluster, Sample
 from lvd.tasks.sources import num_rows, partitions
 
@@ -85,16 +86,16 @@ def counted(recipe: Recipe) -> Recipe:
     """
     if not is_drawn(recipe):
         raise InputError("recipe.miniature is drawn by its first run: run it once, then plan it")
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = {}  # of archives nobody knows: for them the recipe says it
     entries = [(f"recipe.curated[{i}]", c.name, c.source) for i, c in enumerate(recipe.curated) if c.num_images is None]
     pool = recipe.plan.pool_images == 0
     entries += [(f"recipe.pool[{i}]", "pool", source) for i, source in enumerate(recipe.pool) if pool]
     for where, name, source in entries:
         try:
-            found = sum(num_rows(partition) for partition in partitions(source)) if source else 0
+            found = [num_rows(partition) for partition in partitions(source)] if source else []
         except InputError as error:
             raise InputError(f"{where}.{error}") from error
-        counts[name] = counts.get(name, 0) + found
+        counts[name] = counts.get(name, 0) + sum(filter(None, found))
     curated = tuple(c.model_copy(update={"num_images": counts.get(c.name, c.num_images)}) for c in recipe.curated)
     plan = recipe.plan.model_copy(update={"pool_images": counts.get("pool", recipe.plan.pool_images)})
     return recipe.model_copy(update={"curated": curated, "plan": plan})
@@ -122,7 +123,7 @@ def loads(recipe: Recipe) -> list[Load]:
         return {"gpu_hours": hours, "hours": hours / expect.gpus}
 
     return [
-        load("crawl", candidates, 100, 100, 8 * candidates),
+        load("crawl", candidates, 400, 380, candidates + 24 * min(candidates, BUCKET_ROWS)),
         load("download", candidates, size, size, HELD_BYTES),
         load("screen", candidates, size, 1100, BATCH_BYTES),
         load("fingerprint", candidates, 1100, 50, DECISION_BYTES * candidates),

@@ -4,12 +4,14 @@ import tempfile
 from pathlib import Path
 
 from lvd.flows import pool
+from lvd.flows.crawling import listed
 from lvd.flows.deduplication import copy_thresholds
-from lvd.flows.gathering import listed
 from lvd.flows.recipe import Recipe
 from lvd.flows.run import Run
 from lvd.infra.errors import InputError
 from lvd.tasks import models
+from lvd.tasks.models.classifiers import check_classifier
+from lvd.tasks.models.faces import check_detector
 from lvd.tasks.sources import check_columns, num_rows
 
 
@@ -26,6 +28,10 @@ def check_models(recipe: Recipe) -> None:
     """The models must be known and their files there; the machine must be able to run them."""
     models.check(recipe.copies, "recipe.copies")
     models.check(recipe.embed, "recipe.embed")
+    if recipe.screen.nsfw:
+        check_classifier(recipe.screen.nsfw, "recipe.screen.nsfw")
+    if recipe.screen.faces:
+        check_detector(recipe.screen.faces, "recipe.screen.faces")
     copy_thresholds(recipe.copies)
     if recipe.compute.gpus != "auto":
         pool.device(recipe.compute)
@@ -68,8 +74,9 @@ def check_sources(run: Run) -> None:
                 check_columns(partition)
             except InputError as error:
                 raise InputError(f"{where}.{error}") from error
-    candidates = sum(num_rows(partition) for _, role, _, found in sources for partition in found if role == "pool")
-    if run.recipe.cluster.num_clusters > candidates:
+    counts = [num_rows(partition) for _, role, _, found in sources for partition in found if role == "pool"]
+    candidates = sum(filter(None, counts))
+    if None not in counts and run.recipe.cluster.num_clusters > candidates:
         raise InputError(
             f"recipe.cluster.num_clusters must be in [1, {candidates}], the candidates of the pool, "
             f"was {run.recipe.cluster.num_clusters}: set it lower"

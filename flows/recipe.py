@@ -24,6 +24,8 @@ from lvd.tasks.sources import Source
 UNION_TAGS = (
     "source",
     "urls",
+    "warc",
+    "wat",
     "images",
     "webdataset",
     "dataset",

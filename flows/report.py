@@ -12,7 +12,7 @@ from lvd.flows import accounts, sheets, versions
 from lvd.flows.collected import Cells, Matches, Sources
 from lvd.flows.run import Run
 from lvd.infra.shards import StageDir
-from lvd.tasks import card, charts, report, tallies
+from lvd.tasks import card, charts, outcomes, report, tallies
 from lvd.tasks.contact_sheets import Groups, Reservoir
 
 
@@ -25,15 +25,16 @@ def write_report(
     matches: Matches,
     record: dict[str, Any],
 ) -> None:
-    """Writes report.html and README.md, the dataset card.
+    """Writes report.html, README.md (the dataset card) and domains.parquet: what came of every domain's candidates.
 
     Cost at 10^9 images: the small columns of all images and the ledger are read once, and the bytes of the shards that
     hold one of about 500 sampled pictures. Memory: one shard's small columns, one batch of images, 20,000 groups.
     """
     survey = Survey(run, published, sources)
     page = gather(run, published, sources, survivors, cells, matches, record, survey)
-    page = page.model_copy(update={"pictures": sheets.pictures(sources, page)})
+    page = page.model_copy(update={"pictures": sheets.pictures(run, sources, page)})
     directory = published.dataset.directory
+    run.storage.write_bytes(f"{directory}/domains.parquet", outcomes.parquet(survey.outcomes))
     run.storage.write_bytes(f"{directory}/report.html", report.render(page).encode())
     run.storage.write_bytes(f"{directory}/README.md", card.render(facts(run, page, survey)).encode())
 
@@ -58,6 +59,8 @@ class Survey:
                 if is_pool:
                     self.groups.add(table)
                     self.ended.offer(table["reason"].to_numpy(), table.select(["row", "score"]))
+        self.faces_blurred = tallies.faces_blurred(published.dataset.shards())
+        self.outcomes = outcomes.outcomes(accounts.candidates(sources.pool))
         self.roles, self.retrieved_for = tallies.published_counts(published.dataset.shards())
 
 
@@ -80,7 +83,7 @@ def gather(
     losses = report.losses(survey.endings)
     sizes = tallies.cell_sizes(cells.cells.shards(), cells.centroids.account()["rows"])
     objective = cells.centroids.account()["shard_notes"][0]["objective"]
-    listed = tallies.domains_listed(accounts.manifests(sources.pool))
+    by_domain = outcomes.per_domain(survey.outcomes)
     return report.Report(
         title=run.recipe.publish.title or run.recipe.name,
         name=run.recipe.name,
@@ -111,8 +114,9 @@ def gather(
         formats=accounts.breakdown(survey.profile, "format"),
         num_bytes=(survey.profile.bytes_fetched, survey.profile.bytes_kept),
         short_edges=accounts.short_edges(survey.profile),
-        domains=accounts.domains(survey.profile, listed),
-        num_domains=len(listed),
+        domains=accounts.domains(survey.profile, by_domain),
+        num_domains=len(by_domain),
+        errors=accounts.errors(survey.outcomes),
         timings=accounts.timings(run, record),
         versions=account["versions"],
         recipe=yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True, width=110),
@@ -132,7 +136,8 @@ def thresholds(run: Run, notes: dict[str, Any]) -> dict[str, float]:
 
 def facts(run: Run, page: report.Report, survey: Survey) -> card.Facts:
     """What the dataset card says: nothing of where, when or how fast."""
-    recipe = run.recipe
+    recipe, rules = run.recipe, run.recipe.screen
+    blurred = {"blurred": survey.faces_blurred}
     return card.Facts(
         title=page.title,
         name=recipe.name,
@@ -149,4 +154,6 @@ def facts(run: Run, page: report.Report, survey: Survey) -> card.Facts:
         models={"copy descriptors": recipe.copies.model, "embeddings": recipe.embed.model},
         num_clusters=recipe.cluster.num_clusters,
         seed=recipe.seed,
+        nsfw=rules.nsfw.model_dump(include={"model", "max_score"}) if rules.nsfw else None,
+        faces=rules.faces.model_dump(include={"model", "blur_min_score"}) | blurred if rules.faces else None,
     )

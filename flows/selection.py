@@ -130,6 +130,7 @@ def publish(
     curated_parts = [part for g in included for part in g.parts]
     all_parts = [*curated_parts, *sources.pool.parts]
     images = [part.images.shards() for part in all_parts]
+    content = [part.content.shards() if part.content else [] for part in all_parts]
     vector_refs = shards_of(vectors["pool"], sources.pool)
     inputs = {
         "images": [part.images.directory for part in all_parts],
@@ -137,11 +138,14 @@ def publish(
         "fates": survivors.directory,
         "vectors": [d.directory for d in vectors["pool"]],
     }
+    if any(content):
+        inputs["content"] = [part.content.directory for part in all_parts if part.content]
     selection = run.target("selection", publish_stage.VERSION, config.model_dump(), len(curated_parts), inputs)
     if run.needs(selection):
         matched = [publish_stage.Matched(name=n, shards=tuple(d.shards())) for n, d in matches.by_collection.items()]
         curated_images, pool_images = images[: len(curated_parts)], images[len(curated_parts) :]
-        chosen = publish_stage.select.submit(curated_images, pool_images, vector_refs, matched, selection, config)
+        curated = [publish_stage.Looked(images=i, content=c) for i, c in zip(curated_images, content, strict=False)]
+        chosen = publish_stage.select.submit(curated, pool_images, vector_refs, matched, selection, config)
         commit(selection, chosen.result(), config=config.model_dump(), inputs=inputs)
     said = run.recipe.model_dump(mode="json", exclude={"root", "miniature", "crawl", "download", "compute", "plan"})
     identity = (
@@ -160,9 +164,12 @@ def publish(
     states = ledger_stage.check_balance(ledger.shards(), candidates)
 
     dataset, chosen_refs = run.named("curated", version), selection.shards()
+    faces = run.recipe.screen.faces
+    blur = publish_stage.Blur(min_score=faces.blur_min_score) if faces else None
+    looked = [publish_stage.Looked(images=i, content=c) for i, c in zip(images, content, strict=True)]
 
     def write(ref: ShardRef) -> Any:
-        return publish_stage.publish_shard.submit(chosen_refs[ref.index], images, ref)
+        return publish_stage.publish_shard.submit(chosen_refs[ref.index], looked, ref, blur)
 
     settings = config.model_dump()
     work = Work(target=dataset, count=len(chosen_refs), submit=write, config=settings, inputs=inputs)
@@ -176,17 +183,19 @@ def _ledger_shards(
     """How a shard of the ledger is submitted: one for every shard of images, the included curated ones first."""
     chosen, places = selection.shards(), [notes["places"] for notes in selection.account()["shard_notes"]]
     each = [
-        (number, manifest, images)
+        (number, index, manifest, images)
         for number, part in enumerate(parts)
-        for manifest, images in zip(part.manifest.shards(), part.images.shards(), strict=True)
+        for index, (manifest, images) in enumerate(zip(part.manifest.shards(), part.images.shards(), strict=True))
     ]
-    pool_starts = sum(number < num_curated for number, _, _ in each)
+    content = [part.content.shards() if part.content else [] for part in parts[:num_curated]]
+    pool_starts = sum(number < num_curated for number, *_ in each)
 
     def submit(ref: ShardRef) -> Any:
-        number, manifest, images = each[ref.index]
+        number, index, manifest, images = each[ref.index]
         held = publish_stage.holding(chosen, places, number, images)
         if number < num_curated:
-            return ledger_stage.curated_shard.submit(manifest, images, held, number, ref)
+            seen = content[number][index : index + 1]
+            return ledger_stage.curated_shard.submit(manifest, images, seen, held, number, ref)
         index = ref.index - pool_starts
         return ledger_stage.pool_shard.submit(manifest, images, fates[index], vectors[index], held, number, ref)
 

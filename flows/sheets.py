@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from lvd.flows.collected import Cells, Gathered, Matches, Sources
+from lvd.flows.run import Run
 from lvd.infra.shards import StageDir, gather_rows
 from lvd.tasks import charts, report, tallies
 from lvd.tasks.contact_sheets import At, Groups, Pairing, Reservoir, Sheet, Shown, Thumbnail, first_rows, thumbnails
+from lvd.tasks.content import blurring
 
 GROUPS_EACH = {"exact_duplicate": 4, "near_duplicate": 12, "copy": 14, "benchmark_copy": 12, "curated_copy": 12}
 GROUP_TITLES = {
@@ -29,15 +31,18 @@ SETTINGS = {
 }
 
 
-def pictures(sources: Sources, page: report.Report) -> dict[At, Thumbnail]:
-    """Every picture that the page shows; each shard that holds one is read once."""
+def pictures(run: Run, sources: Sources, page: report.Report) -> dict[At, Thumbnail]:
+    """Every picture that the page shows; each shard that holds one is read once. Where faces are blurred in what is
+    published, they are in the pictures too."""
+    faces = run.recipe.screen.faces
+    cover = blurring(faces, min_score=faces.blur_min_score, device=run.device) if faces else None
     rows: dict[tuple[str, str], set[int]] = defaultdict(set)
     for shown in page.shown():
         rows[shown.at.role, shown.at.name].add(shown.at.row)
     return {
         At(g.role, g.name, row): picture
         for g in sources.all()
-        for row, picture in thumbnails(g.images(), rows[g.role, g.name])
+        for row, picture in thumbnails(g.images(), rows[g.role, g.name], cover)
     }
 
 
@@ -141,7 +146,7 @@ def screened(ended: Reservoir, losses: tuple[report.Loss, ...]) -> Sheet:
     """A sample of what each screening rule dropped, with the value that broke the rule."""
     pairings = []
     for loss in losses:
-        if loss.stage == "screen" and loss.state == "dropped":
+        if loss.stage == "screen" and loss.state == "dropped" and loss.reason != "nsfw":  # which nobody needs to see
             rows = ended.rows(loss.reason)[:SCREENED_EACH]
             others = tuple(pool_image(row["row"], f"{round(row['score'], 4):g}") for row in rows)
             pairings.append(

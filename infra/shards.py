@@ -24,6 +24,7 @@ SCHEMA_VERSION = "1"
 BATCH_ROWS = 256
 BATCH_BYTES = 32 << 20
 REJECT_BYTES = 64 << 10
+FEATURES = b"huggingface"
 
 REJECTS = pa.schema(
     [
@@ -93,6 +94,11 @@ class StageDir(BaseModel, frozen=True):
         """The planned shards that are not on storage yet."""
         there = set(self.storage.names(self.directory))
         return [ref for ref in self.planned(count) if ref.name().rsplit("/", 1)[-1] not in there]
+
+
+def is_written(ref: ShardRef) -> bool:
+    """Whether the shard is on storage, and so done."""
+    return Storage(ref.root).exists(ref.name())
 
 
 class ShardWriter:
@@ -170,8 +176,7 @@ class Shard:
 def write_shard(ref: ShardRef, schema: pa.Schema, config: dict[str, Any]) -> Iterator[Shard]:
     """A shard to fill. Rejects and account are moved into place first, the data last: a shard that exists is done."""
     storage, started = Storage(ref.root), time.time()
-    schema = with_metadata(schema, config)
-    rejects = with_metadata(REJECTS, config)
+    schema, rejects = identified(with_features(schema), config), identified(REJECTS, config)
     with storage.whole_file(ref.name()) as data_path:
         with (
             storage.whole_file(ref.name("rejects")) as rejects_path,
@@ -195,9 +200,13 @@ def write_shard(ref: ShardRef, schema: pa.Schema, config: dict[str, Any]) -> Ite
             "node": socket.gethostname(),
         }
         storage.write_json(ref.name("account", "json"), account)
-    logger.info(
-        "%s: %s", ref.name(), json.dumps({k: account[k] for k in ("rows_in", "rows", "reasons", "seconds", "node")})
-    )
+    log_account(ref, account)
+
+
+def log_account(ref: ShardRef, account: dict[str, Any]) -> None:
+    """One line for one shard that is written."""
+    said = {name: account[name] for name in ("rows_in", "rows", "reasons", "seconds", "node")}
+    logger.info("%s: %s", ref.name(), json.dumps(said))
 
 
 def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> Iterator[pa.RecordBatch]:
@@ -254,22 +263,23 @@ def pool_rows(refs: list[ShardRef]) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
 
-def with_metadata(schema: pa.Schema, config: dict[str, Any]) -> pa.Schema:
-    """The schema with what identifies its file: version, configuration, and the features that `datasets` reads."""
-    from datasets import Features
+def identified(schema: pa.Schema, config: dict[str, Any]) -> pa.Schema:
+    """The schema with what identifies its file: the version of the schemas, and the configuration."""
+    own = {"lvd_schema_version": SCHEMA_VERSION, "lvd_config": json.dumps(config, sort_keys=True)}
+    return schema.with_metadata({**(schema.metadata or {}), **own})
+
+
+def with_features(schema: pa.Schema) -> pa.Schema:
+    """The schema with its features as `datasets` writes them. A schema that has them is returned as it is, so that a
+    process which is to start quickly can be handed one, and need not import `datasets`."""
+    if schema.metadata and FEATURES in schema.metadata:
+        return schema
+    from datasets import Features, Image
 
     features = Features.from_arrow_schema(schema.remove_metadata())
     if "image" in schema.names:
-        from datasets import Image
-
         features["image"] = Image()
-    return schema.with_metadata(
-        {
-            "lvd_schema_version": SCHEMA_VERSION,
-            "lvd_config": json.dumps(config, sort_keys=True),
-            "huggingface": json.dumps({"info": {"features": features.to_dict()}}, sort_keys=True),
-        }
-    )
+    return schema.with_metadata({FEATURES: json.dumps({"info": {"features": features.to_dict()}}, sort_keys=True)})
 
 
 def fingerprint(*parts: Any) -> str:
@@ -284,7 +294,7 @@ def commit(
     storage, refs = target.storage, target.planned(count)
     accounts = [storage.read_json(ref.name("account", "json")) for ref in refs]
     with storage.open(refs[0].name()) as file, pa.ipc.open_stream(file) as stream:
-        features = json.loads(stream.schema.metadata[b"huggingface"])["info"]["features"]
+        features = json.loads(stream.schema.metadata[FEATURES])["info"]["features"]
     write_dataset_files(
         storage, target.directory, features, [ref.name().rsplit("/", 1)[-1] for ref in refs], target.fingerprint
     )

@@ -100,7 +100,7 @@ class Storage:
 
     def remove_temporary(self) -> None:
         """Removes what an ended process left half written. Only the holder of the root's lease may call it."""
-        shutil.rmtree(self._temporary_folder(), ignore_errors=True)
+        shutil.rmtree(self.temporary_folder(), ignore_errors=True)
 
     @contextmanager
     def whole_file(self, name: str) -> Iterator[Path]:
@@ -121,7 +121,7 @@ class Storage:
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
-        folder = self._temporary_folder()
+        folder = self.temporary_folder()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / uuid.uuid4().hex
         try:
@@ -129,7 +129,8 @@ class Storage:
         finally:
             path.unlink(missing_ok=True)
 
-    def _temporary_folder(self) -> Path:
+    def temporary_folder(self) -> Path:
+        """Where files lie that are not whole yet; it is made by the first of them."""
         if self.is_local:
             return Path(self.locate(TEMPORARY))
         return Path(tempfile.gettempdir()) / "lvd" / hashlib.sha256(self.root.encode()).hexdigest()[:16]

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from lvd.tasks.report import Collection, Loss, Step, share
 
 COLUMNS = {
-    "image_id": "the first 16 bytes of the SHA-256 of the stored bytes, in hex",
-    "image": "the original bytes as they came, and the file name; decoded on access",
+    "image_id": "the first 16 bytes of the SHA-256 of the bytes as they were stored when fetched, in hex",
+    "image": "the bytes as they were stored, or with faces blurred, and the file name; decoded on access",
     "key": "the candidate's name in the ledger: its URL, or its path in the source",
     "url": "where it was downloaded from; null for local sources",
     "source": "the label of the source that it came from",
@@ -24,6 +24,7 @@ COLUMNS = {
     "label": "the class, where the source names one",
     "width": "pixels, upright",
     "height": "pixels, upright",
+    "faces_blurred": "faces that were blurred in this copy; null if none were looked for",
 }
 BOUNDS = (
     "1K",
@@ -57,6 +58,8 @@ class Facts(BaseModel, frozen=True):
     models: dict[str, str]
     num_clusters: int
     seed: int
+    nsfw: dict[str, Any] | None = None  # model, max_score; None if nobody looked
+    faces: dict[str, Any] | None = None  # model, blur_min_score, blurred; None if nobody looked
 
     @property
     def num_images(self) -> int:
@@ -185,14 +188,26 @@ def _limits(facts: Facts) -> str:
     cleared = f"{'Decontaminated' if benchmarks else 'Not decontaminated'} {cleared}."
     return f"""## Limits
 
-- **Not filtered for content**: this version has no NSFW filter and does not find or blur faces; what the sources hold
-  of either is here.
+{_content(facts)}
 - **Not checked for rights**: no licence of a single image was read; `url` and `key` say where it came from.
 - {cleared} Mirrored and strongly cropped copies may be left.
 - Included curated images are published as they came: not screened, not deduplicated beyond equal bytes, and not
   compared with the benchmarks.
 - Retrieval favours what the curated collections show, and inherits their bias.
 - Labels, where there are any, are those of the sources."""
+
+
+def _content(facts: Facts) -> str:
+    """What was done about unsafe images and faces, or that nothing was."""
+    nsfw = "- **Not filtered for unsafe content**: no classifier looked; what the sources hold is here."
+    if facts.nsfw:
+        nsfw = f"""- **Unsafe content**: pool images with a score above {facts.nsfw["max_score"]:g} of
+  `{plain(facts.nsfw["model"])}` were dropped; a classifier misses some. Included curated images were not scored."""
+    faces = "- **Faces**: none were looked for; those in the sources are here."
+    if facts.faces:
+        faces = f"""- **Faces**: {facts.faces["blurred"]:,} that `{plain(facts.faces["model"])}` found
+  with a score of at least {facts.faces["blur_min_score"]:g} are blurred; a detector misses some."""
+    return f"{nsfw}\n{faces}"
 
 
 def table(head: list[str], lines: list[list[str]], *, numbers: int = 0, right: tuple[int, ...] = ()) -> str:

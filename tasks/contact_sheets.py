@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from lvd.tasks.decode import DecodeError, decode_rgb
 
 EDGE_PX = 168  # the longer edge of a picture in the report
 QUALITY = 62  # of its WebP; about 5 kB a picture
+Cover = Callable[[Image.Image], Image.Image]
 COLUMNS = ["image", "key", "alt", "label", "width", "height", "format", "num_bytes"]
 
 
@@ -68,28 +69,34 @@ class Sheet(BaseModel, frozen=True):
             yield from (pairing.head, *pairing.others) if pairing.head else pairing.others
 
 
-def thumbnail(image: dict[str, Any], edge_px: int = EDGE_PX) -> Thumbnail:
-    """The picture of a row of schemas.IMAGES as a `data:` URL; `edge_px`: of its longer edge, it is never enlarged."""
+def thumbnail(image: dict[str, Any], edge_px: int = EDGE_PX, cover: Cover | None = None) -> Thumbnail:
+    """The picture of a row of schemas.IMAGES as a `data:` URL; `edge_px`: of its longer edge, it is never enlarged.
+
+    cover: what of it may not be seen.
+    """
     text = {name: image[name] or "" for name in ("key", "alt", "label", "format")}
     return Thumbnail(
-        src=_data_url(image["image"]["bytes"], edge_px),
+        src=_data_url(image["image"]["bytes"], edge_px, cover),
         **text,
         **{name: image[name] for name in ("width", "height", "num_bytes")},
     )
 
 
-def _data_url(data: bytes, edge_px: int) -> str:
+def _data_url(data: bytes, edge_px: int, cover: Cover | None) -> str:
     try:
-        picture = decode_rgb(data, min_short_edge_px=edge_px)
+        picture = decode_rgb(data, min_short_edge_px=None if cover else edge_px)
     except DecodeError:
         return ""
+    picture = cover(picture) if cover else picture
     picture.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def thumbnails(images: list[ShardRef], rows: Iterable[int]) -> Iterator[tuple[int, Thumbnail]]:
+def thumbnails(
+    images: list[ShardRef], rows: Iterable[int], cover: Cover | None = None
+) -> Iterator[tuple[int, Thumbnail]]:
     """(row, picture) of the images at these rows of a collection. Memory: one batch of images."""
     wanted = np.unique(np.fromiter(rows, dtype=np.int64))
     for ref in images:
@@ -99,7 +106,7 @@ def thumbnails(images: list[ShardRef], rows: Iterable[int]) -> Iterator[tuple[in
         for batch in read_batches(ref, COLUMNS):
             here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + batch.num_rows)]
             found = batch.take(pa.array(here - first)).to_pylist() if len(here) else []
-            yield from ((row, thumbnail(image)) for row, image in zip(here.tolist(), found, strict=True))
+            yield from ((row, thumbnail(image, cover=cover)) for row, image in zip(here.tolist(), found, strict=True))
             first += batch.num_rows
 
 

@@ -1,7 +1,9 @@
 """From bytes to pixels, in one place: what the header says, and the picture as 8-bit RGB.
 
-Pillow only, so that one recipe sees one set of pixels. At 10^9 images of 110 kB: about 0.2 ms of one core for a header
-and 2 to 4 ms for a decode, nothing written, one picture in memory at a time (at most 4 bytes x `max_pixels`).
+Pillow only, so that one recipe sees one set of pixels. At 10^9 images of 110 kB: about 0.1 ms of one core for a header
+and 2 to 4 ms for a decode, nothing written, one picture in memory at a time: 4 bytes a pixel of a photograph, at most
+16 x `max_pixels` (WebP, which keeps three canvases). Before Pillow sees a file, its container is walked through, so
+that no file costs more than a few seconds, however its blocks, directories, scans or frames repeat.
 """
 
 import functools
@@ -11,6 +13,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -22,7 +25,29 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 178_956_970
 """Pillow's own hard limit, twice `Image.MAX_IMAGE_PIXELS`. A `max_pixels` above it changes nothing."""
 
-Reason = Literal["not_an_image", "truncated", "undecodable", "too_many_pixels"]
+MAX_FRAMES = 10_000
+"""Of an animation or a file of many pages; 10,000 are seven minutes of video. Raising it admits longer ones."""
+
+MAX_PARTS = 1 << 18
+"""Chunks of a PNG, segments of a JPEG or blocks of a GIF that are no pixels, values in the directories of a TIFF.
+
+A quarter of a million costs Pillow up to a second; a file of 50 MB would have room for twelve million.
+"""
+
+MAX_SCANS = 100
+"""Of a JPEG; a progressive one has about ten. Each scan goes through all blocks again, and may be 20 bytes long.
+libtiff refuses more than 100 as well."""
+
+MAX_EXIF_SEGMENTS = 64
+"""Of a JPEG. One is usual; Pillow joins them one by one, in quadratic time."""
+
+MAX_PROFILES = 16
+"""iCCP chunks of a PNG. One is allowed; each may unpack to 1 MiB."""
+
+MAX_RUN_LENGTH_BMP = 1 << 23
+"""Pixels and bytes of a run-length encoded BMP, which Pillow decodes in Python, at up to 0.2 µs each."""
+
+Reason = Literal["not_an_image", "truncated", "undecodable", "too_many_pixels", "too_many_frames"]
 
 _PIL_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError),
@@ -32,7 +57,18 @@ _PIL_ERRORS = (
 
 _PIL_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
-TIFF_TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
+TIFF_TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+TIFF_BYTE_TYPES = (1, 2, 6, 7)
+TIFF_PLACES = (273, 324)  # StripOffsets, TileOffsets: Pillow makes an object of each, whatever their type
+TIFF_SUB_DIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, interoperability
+
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+_JPEG_SCAN = re.compile(rb"\xff\xda")
+_JPEG_BARE = frozenset((0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))  # markers without a length, as Pillow reads them
+_EXIF = re.compile(rb"Exif")
+_TIFF_HEADER = re.compile(rb"(?:II|MM)(?:\*\0|\0\*)")
+
+_BLOCK_VALUES = 1 << 22  # grey values that are scaled at once
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,29 +95,30 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself. width, height: pixels as displayed, after the EXIF orientation; frames: >= 1."""
+    """What a file says of itself. width, height: pixels as displayed, after the EXIF orientation; frames: >= 1.
+
+    orientation: the EXIF orientation that displaying undoes, 1 to 8; 1 where there is none, or the decoder undoes it.
+    """
 
     format: str
     width: int
     height: int
     frames: int
+    orientation: int = 1
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
     """The header of the image in `data`, without decoding a pixel.
 
     max_pixels: upper bound of width x height; raising it admits larger decompressions (usual: 10^7 to `MAX_PIXELS`).
-    Raises DecodeError: `not_an_image`, `truncated`, `undecodable` or `too_many_pixels`.
+    Raises DecodeError: `not_an_image`, `truncated`, `undecodable`, `too_many_pixels` or `too_many_frames`.
     """
-    image = _open(data, max_pixels)
+    image, frames = _open(data, max_pixels)
     width, height = image.size
-    if _orientation(image) >= 5:
+    orientation = _orientation(image)
+    if orientation >= 5:
         width, height = height, width
-    try:
-        frames = getattr(image, "n_frames", 1)
-    except _PIL_ERRORS as error:
-        raise _decode_error(data, error) from error
-    return Header(_format(image), width, height, max(frames, 1))
+    return Header(_format(image), width, height, frames, orientation)
 
 
 def decode_rgb(data: bytes, *, min_short_edge_px: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -90,22 +127,24 @@ def decode_rgb(data: bytes, *, min_short_edge_px: int | None = None, max_pixels:
     min_short_edge_px: a JPEG is decoded at its smallest DCT scale (1/8, 1/4, 1/2, 1) whose short edge still has that
         many pixels; None decodes every pixel. Other formats are always decoded whole.
     max_pixels: as in `read_header`.
-    Raises DecodeError: `not_an_image`, `truncated`, `undecodable` or `too_many_pixels`.
+    Raises DecodeError: `not_an_image`, `truncated`, `undecodable`, `too_many_pixels` or `too_many_frames`.
     """
-    image = _open(data, max_pixels)
+    image, _ = _open(data, max_pixels)
     orientation = _orientation(image)
     try:
         if min_short_edge_px and _format(image) == "JPEG":
             _reduce(image, min_short_edge_px)
         image.load()
         rgb = _to_rgb(image)
+        return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
     except _PIL_ERRORS as error:
         raise _decode_error(data, error) from error
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """The unloaded Pillow image. Raises DecodeError."""
+def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
+    """The unloaded Pillow image and its number of frames. Raises DecodeError."""
+    name = _claimed_format(data)
+    counted = _PARTS[name](data) if name in _PARTS else None
     if _PIL_WARNINGS not in warnings.filters:  # `catch_warnings` is not safe in threads; this is, and stays narrow
         warnings.filterwarnings("ignore", module=_PIL_WARNINGS[3].pattern)
     try:
@@ -115,7 +154,11 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise DecodeError("too_many_pixels", f"{width} x {height} pixels, more than max_pixels = {max_pixels}")
-    return image
+    _check_work(data, image, max_pixels)
+    frames = getattr(image, "n_frames", 1) if counted is None else counted
+    if frames > MAX_FRAMES:
+        raise DecodeError("too_many_frames", f"{name} of {len(data)} bytes: more than {MAX_FRAMES} frames")
+    return image, max(frames, 1)
 
 
 @functools.cache
@@ -132,13 +175,17 @@ def _format(image: Image.Image) -> str:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation still to be undone, 1 to 8; 1 where there is none, it is broken, or Pillow undoes it."""
-    if image.format == "TIFF":
+    exif = image.info.get("exif", b"")
+    if image.format == "TIFF" or _num_values(exif, exif.startswith(b"Exif\0\0") * 6) > MAX_PARTS:
+        return 1
+    if len(image.info.get("Raw profile type exif", "")) > MAX_PARTS:  # EXIF as hexadecimal text, in a PNG
         return 1
     try:
         # The base method: PNG's own one decodes the pixels to look for EXIF behind them.
-        return int(Image.Image.getexif(image).get(0x0112, 1))
+        orientation = int(Image.Image.getexif(image).get(0x0112, 1))
     except _PIL_ERRORS:
         return 1
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def _reduce(image: Image.Image, min_short_edge_px: int) -> None:
@@ -158,7 +205,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    rgba = image.convert("RGBA")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     rgb = Image.new("RGB", image.size, "white")
     rgb.paste(rgba, mask=rgba.getchannel("A"))
     return rgb
@@ -172,14 +219,201 @@ def _to_8_bits(grey: np.ndarray) -> np.ndarray:
     """
     if not grey.size:
         raise ValueError("an image of no pixels")
-    values = grey.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    rows = max(1, _BLOCK_VALUES // grey.shape[1])
+    blocks = [slice(row, row + rows) for row in range(0, len(grey), rows)]
+    low, high = _range(grey, blocks)
     scales = (1.0, 255.0) if np.issubdtype(grey.dtype, np.floating) else (65535.0,)
     full = next((scale for scale in scales if low >= 0 and high <= scale), None)
-    if full is None:
-        values, full = values - low, max(high - low, 1e-12)
-    return np.nan_to_num(np.rint(np.clip(values / full, 0.0, 1.0) * 255.0), nan=0.0).astype(np.uint8)
+    low, full = (0.0, full) if full is not None else (low, max(high - low, 1e-12))
+    scaled = np.empty(grey.shape, dtype=np.uint8)
+    for block in blocks:
+        values = np.clip((grey[block].astype(np.float64) - low) / full, 0.0, 1.0)
+        scaled[block] = np.nan_to_num(np.rint(values * 255.0), nan=0.0)
+    return scaled
+
+
+def _range(grey: np.ndarray, blocks: list[slice]) -> tuple[float, float]:
+    """The smallest and the largest finite value; 0 and 0 if there is none."""
+    low, high = np.inf, -np.inf
+    for block in blocks:
+        values = grey[block][np.isfinite(grey[block])].astype(np.float64)
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return (low, high) if low <= high else (0.0, 0.0)
+
+
+def _too_much(data: bytes, name: str, what: str) -> DecodeError:
+    """The error for a file whose parts would cost more than its picture."""
+    return DecodeError("undecodable", f"{name} of {len(data)} bytes: {what}")
+
+
+def _check_work(data: bytes, image: Image.Image, max_pixels: int) -> None:
+    """Raises DecodeError if decoding the opened image would cost far more than its size says."""
+    width, height = image.size
+    if image.format == "BMP" and image.tile[0].codec_name == "bmp_rle":
+        if width * height + len(data) > MAX_RUN_LENGTH_BMP:
+            error = f"{width} x {height} run-length encoded pixels in {len(data)} bytes, more than {MAX_RUN_LENGTH_BMP}"
+            raise DecodeError("too_many_pixels", error)
+    elif image.format == "TIFF":
+        across, down = (image.tag_v2.get(tag, 0) for tag in (322, 323))  # of a tile, which is decoded whole
+        if isinstance(across, int) and isinstance(down, int) and across * down > max(max_pixels, _BLOCK_VALUES):
+            raise DecodeError("too_many_pixels", f"a tile of {across} x {down} pixels, more than {max_pixels}")
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Raises DecodeError for a JPEG of too many segments, fill bytes or scans."""
+    position, parts, exif, components = 2, 0, 0, b""
+    while found := _JPEG_MARKER.search(data, position):
+        marker = found[1][0]
+        parts += 1 + found.start() - position
+        position = found.end()
+        if marker == 0xDA:
+            break
+        if marker in (0xC0, 0xC1):  # sequential: a first scan of all components is the only one that is decoded
+            components = data[position + 7 : position + 8]
+        if marker not in _JPEG_BARE:
+            exif += marker == 0xE1 and data.startswith(b"Exif\0\0", position + 2)
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+        if parts > MAX_PARTS or exif > MAX_EXIF_SEGMENTS:
+            raise _too_much(data, "JPEG", f"{parts} segments and fill bytes, {exif} segments of EXIF")
+    if data[position + 2 : position + 3] != components and _num_scans(data, position) > MAX_SCANS:
+        raise _too_much(data, "JPEG", f"more than {MAX_SCANS} scans")
+
+
+def _num_scans(data: bytes, position: int) -> int:
+    """How many scans a JPEG has up to its end, the one that begins there included; no further than MAX_SCANS + 1."""
+    if len(_JPEG_SCAN.findall(data, position)) < MAX_SCANS:  # behind the end, in a film, there may be more
+        return 1
+    scans = 1
+    while scans <= MAX_SCANS and (found := _JPEG_MARKER.search(data, position)):
+        marker, position = found[1][0], found.end()
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        if marker not in _JPEG_BARE:
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    return scans
+
+
+def _check_png(data: bytes) -> None:
+    """Raises DecodeError for a PNG of too many chunks or colour profiles."""
+    position, chunks, profiles = 8, 0, 0
+    while position + 8 <= len(data):
+        chunks += 1
+        profiles += data.startswith(b"iCCP", position + 4)
+        if chunks > MAX_PARTS or profiles > MAX_PROFILES:
+            raise _too_much(data, "PNG", f"{chunks} chunks, {profiles} colour profiles")
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+
+
+def _check_avif(data: bytes) -> None:
+    """Raises DecodeError for an AVIF whose EXIF block, which may lie anywhere, holds too many values."""
+    if not _EXIF.search(data):
+        return
+    found = list(islice(_TIFF_HEADER.finditer(data), MAX_PROFILES))
+    if len(found) == MAX_PROFILES or any(_num_values(data, header.start()) > MAX_PARTS for header in found):
+        raise _too_much(data, "AVIF", f"too many EXIF blocks, or more than {MAX_PARTS} values in one")
+
+
+def _gif_frames(data: bytes) -> int:
+    """The number of frames of a GIF, counted no further than MAX_FRAMES + 1. Source: GIF89a, appendix A.
+
+    Raises DecodeError for a GIF of too many blocks that are no frame.
+    """
+    frames = parts = 0
+    position = 13 + _gif_palette_bytes(data, 10)
+    try:
+        while frames <= MAX_FRAMES and parts <= MAX_PARTS and (kind := data[position]) != 0x3B:
+            if kind == 0x2C:
+                position, _ = _after_blocks(data, position + 11 + _gif_palette_bytes(data, position + 9))
+                frames += 1
+            elif kind == 0x21:
+                position, blocks = _after_blocks(data, position + 2)
+                parts += blocks
+            else:
+                position += 1
+                parts += 1
+    except IndexError:  # the file ends early
+        pass
+    if parts > MAX_PARTS:
+        raise _too_much(data, "GIF", f"more than {MAX_PARTS} blocks that are no pixels")
+    return frames
+
+
+def _gif_palette_bytes(data: bytes, flags: int) -> int:
+    return 3 << (data[flags] & 7) + 1 if data[flags : flags + 1] and data[flags] & 0x80 else 0
+
+
+def _after_blocks(data: bytes, position: int) -> tuple[int, int]:
+    """Where a chain of GIF sub-blocks ends, and how many there are. Raises IndexError if it does not."""
+    blocks = 1
+    while size := data[position]:
+        position += size + 1
+        blocks += 1
+    return position + 1, blocks
+
+
+def _tiff_frames(data: bytes) -> int:
+    """The number of directories of a TIFF, each once, counted no further than MAX_FRAMES + 1.
+
+    Raises DecodeError for a first directory of too many values.
+    """
+    if _num_values(data, 0) > MAX_PARTS:
+        raise _too_much(data, "TIFF", f"more than {MAX_PARTS} values in its first directory")
+    order, count, entry, place, start = _tiff_layout(data, 0)
+    seen: set[int] = set()
+    try:
+        (directory,) = struct.unpack_from(order + place, data, start)
+        while directory and directory not in seen and len(seen) <= MAX_FRAMES:
+            (entries,) = struct.unpack_from(order + count, data, directory)
+            seen.add(directory)
+            end = directory + struct.calcsize(order + count) + entries * struct.calcsize(order + entry)
+            (directory,) = struct.unpack_from(order + place, data, end)
+    except (struct.error, OverflowError):  # a directory beyond the end
+        pass
+    return max(len(seen), 1)
+
+
+def _tiff_layout(data: bytes, start: int) -> tuple[str, str, str, str, int]:
+    """Byte order, formats of a count, an entry and a place, and where the place of the first directory stands."""
+    order = "<" if data[start : start + 2] == b"II" else ">"
+    if data[start + 2 : start + 3] == b"+":  # BigTIFF, where Pillow takes it for one
+        return order, "Q", "HHQQ", "Q", start + 8
+    return order, "H", "HHII", "I", start + 4
+
+
+def _num_values(data: bytes, start: int) -> int:
+    """How many numbers the first directory of the TIFF or EXIF block at `start`, and those within it, announce.
+
+    Entries count as one each, texts and bytes as nothing, values that the file is too short for as nothing.
+    """
+    order, count, entry, place, first = _tiff_layout(data, start)
+    total = 0
+    try:
+        pending = list(struct.unpack_from(order + place, data, first))
+        seen = set(pending)
+        for directory in pending:
+            begin = start + directory + struct.calcsize(order + count)
+            (entries,) = struct.unpack_from(order + count, data, start + directory)
+            total += entries
+            if total > MAX_PARTS:
+                break
+            whole = data[begin : begin + entries * struct.calcsize(order + entry)]
+            whole = whole[: len(whole) // struct.calcsize(order + entry) * struct.calcsize(order + entry)]
+            for tag, kind, values, value in struct.iter_unpack(order + entry, whole):
+                size = TIFF_TYPE_BYTES[kind] if kind < len(TIFF_TYPE_BYTES) else 0
+                if (kind not in TIFF_BYTE_TYPES or tag in TIFF_PLACES) and values * size <= len(data):
+                    total += values
+                if tag in TIFF_SUB_DIRECTORIES and value not in seen:
+                    pending.append(value)
+                    seen.add(value)
+    except (struct.error, OverflowError):  # a directory beyond the end
+        pass
+    return total
+
+
+_PARTS = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _gif_frames, "TIFF": _tiff_frames, "AVIF": _check_avif}
+"""What walks through a container before Pillow does; it returns the number of frames where that takes a walk."""
 
 
 def _decode_error(data: bytes, error: Exception) -> DecodeError:

@@ -60,12 +60,17 @@ class Fates:
         self.state[rows], self.stage[rows], self.reason[rows] = state, stage, reason
         self.score[rows], self.because_of[rows] = score, because_of
 
-    def end_rejected(self, sidecars: list[ShardRef], stage: str) -> None:
-        """The images that the sidecars of a stage rejected have failed there, with the reason of the reject."""
+    def end_rejected(self, sidecars: list[ShardRef], stage: str, *, again: bool = False) -> None:
+        """The images that the sidecars of a stage rejected have failed there, with the reason of the reject.
+
+        again: others of the stage looked at the same images before; what ended there stays as it is.
+        """
         for ref in sidecars:
             rejects = read_table(ref, ["row", "reason"], kind="rejects")
-            if len(rejects):
-                self.end(rejects["row"].to_numpy() + ref.base, "failed", stage, rejects["reason"].to_numpy())
+            rows = rejects["row"].to_numpy() + ref.base
+            new = self.alive[rows] if again else np.ones(len(rows), dtype=bool)
+            if new.any():
+                self.end(rows[new], "failed", stage, rejects["reason"].to_numpy()[new])
 
     def write(self, target: StageDir, images: list[ShardRef], config: dict[str, Any], stage: str) -> "Decision":
         """One shard of fates for every shard of images. Returns what the stage decided."""

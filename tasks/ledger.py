@@ -1,5 +1,6 @@
 """The ledger: the fate of every candidate, which ends in exactly one state; the states sum to the candidates."""
 
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def pool_shard(
     selection: the shards that can hold one of these images; part: the number of the partition's images in it.
     """
     chosen = _chosen(selection, part)
-    failed = {r["row"]: r["reason"] for r in read_table(vectors, ["row", "reason"], kind="rejects").to_pylist()}
+    failed = _rejected(vectors)
     keys, sources = read_table(images, ["key", "source"]).to_pydict().values()
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
         _keep_rejects(shard, manifest, "crawl", "pool")
@@ -52,6 +53,11 @@ def _chosen(selection: list[ShardRef], part: int) -> dict[int, dict[str, Any]]:
     """row → its row of the selection, for the images of one partition."""
     rows = (row for ref in selection for row in read_table(ref, SELECTED).to_pylist())
     return {row["row"]: row for row in rows if row["part"] == part}
+
+
+def _rejected(ref: ShardRef) -> dict[int, str]:
+    """row → reason of the images that a sidecar rejected."""
+    return {row["row"]: row["reason"] for row in read_table(ref, ["row", "reason"], kind="rejects").to_pylist()}
 
 
 def _published_already(image_id: str) -> dict[str, Any]:
@@ -79,18 +85,29 @@ def _settled(match: dict[str, Any] | None, failure: str | None, image_id: str) -
 
 @task(name="ledger-curated", persist_result=False, cache_policy=NO_CACHE)
 def curated_shard(
-    manifest: ShardRef, images: ShardRef, selection: list[ShardRef], part: int, target: ShardRef
+    manifest: ShardRef,
+    images: ShardRef,
+    content: list[ShardRef],
+    selection: list[ShardRef],
+    part: int,
+    target: ShardRef,
 ) -> ShardRef:
-    """The ledger of one shard of an included collection: published as it is, unless its content is there already."""
+    """The ledger of one shard of an included collection: published as it is, unless its content is there already.
+
+    content: the shard with what models saw in these images, if any looked; what they could not look at has failed.
+    """
     chosen = list(_chosen(selection, part))
     rows = read_table(images, ["key", "source", "image_id"]).to_pylist()
+    unseen = _rejected(*content) if content else {}
     published = np.isin(np.arange(images.first_row, images.first_row + len(rows)), chosen)
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
         _keep_rejects(shard, manifest, "crawl", "curated")
         _keep_rejects(shard, images, "download", "curated")
-        for row, keep in zip(rows, published.tolist(), strict=True):
+        for number, row, keep in zip(count(images.first_row), rows, published.tolist(), strict=False):
             kept = {"state": "kept", "stage": "publish", "reason": "curated"}
             fate = kept if keep else _published_already(row["image_id"])
+            if number in unseen:
+                fate = {"state": "failed", "stage": "screen", "reason": unseen[number]}
             shard.keep({**row, "role": "curated", **fate})
             shard.reasons[fate["state"]] += 1
     return target.model_copy(update={"rows": shard.kept.rows})

@@ -18,6 +18,8 @@ from pydantic import BaseModel, Field
 
 from lvd.infra.shards import ShardRef, StageDir, read_batches, read_column, read_table, write_shard
 from lvd.tasks import schemas
+from lvd.tasks.decode import MAX_PIXELS, read_header
+from lvd.tasks.encode import with_blurred
 
 SCHEMA = schemas.CURATED
 VERSION = 1
@@ -30,6 +32,24 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     license: str | None = None  # as the dataset card states it; the images keep the rights that they had
 
 
+class Looked(BaseModel, frozen=True):
+    """One partition's images, and what models saw in them; `content` is empty if none looked."""
+
+    images: list[ShardRef]
+    content: list[ShardRef]
+
+    def unseen(self) -> set[int]:
+        """Rows of images that could not be looked at."""
+        return {row for ref in self.content for row in read_table(ref, ["row"], kind="rejects")["row"].to_pylist()}
+
+
+class Blur(BaseModel, frozen=True):
+    """Faces are blurred in what is published."""
+
+    min_score: float
+    quality: int = 95
+
+
 class Matched(BaseModel, frozen=True):
     """One collection's matches; `shards` is empty if it retrieves nothing."""
 
@@ -37,12 +57,16 @@ class Matched(BaseModel, frozen=True):
     shards: tuple[ShardRef, ...]
 
 
-def included(parts: list[list[ShardRef]]) -> Iterator[tuple[int, int, str]]:
-    """(part, row, image id) of the included curated images, each content once, the first one staying."""
+def included(parts: list[Looked]) -> Iterator[tuple[int, int, str]]:
+    """(part, row, image id) of the included curated images, each content once, the first one staying.
+
+    An image in which faces were to be looked for and could not be is none of them.
+    """
     seen: set[str] = set()
-    for part, shards in enumerate(parts):
-        for row, image_id in enumerate(read_column(shards, "image_id").to_pylist()):
-            if image_id not in seen:
+    for part, looked in enumerate(parts):
+        unseen = looked.unseen()
+        for row, image_id in enumerate(read_column(looked.images, "image_id").to_pylist()):
+            if image_id not in seen and row not in unseen:
                 seen.add(image_id)
                 yield part, row, image_id
 
@@ -75,7 +99,7 @@ def survivors(vectors: list[ShardRef], matched: list[Matched]) -> Iterator[dict[
 
 @task(name="select", persist_result=False, cache_policy=NO_CACHE)
 def select(
-    curated: list[list[ShardRef]],
+    curated: list[Looked],
     pool: list[list[ShardRef]],
     vectors: list[ShardRef],
     matched: list[Matched],
@@ -116,8 +140,11 @@ def holding(selection: list[ShardRef], places: list[list[list[int]]], part: int,
 
 
 @task(name="publish", persist_result=False, cache_policy=NO_CACHE)
-def publish_shard(selection: ShardRef, parts: list[list[ShardRef]], target: ShardRef) -> ShardRef:
-    """The selected images of one shard with their bytes. Memory: one batch of images read, one written."""
+def publish_shard(selection: ShardRef, parts: list[Looked], target: ShardRef, blur: Blur | None = None) -> ShardRef:
+    """The selected images of one shard with their bytes. Memory: one batch of images read, one written.
+
+    blur: null publishes the bytes as they are.
+    """
     table = read_table(selection)
     table = table.filter(pc.not_equal(table["role"], schemas.REPEATED))
     part, row = table["part"].to_numpy(), table["row"].to_numpy()
@@ -125,11 +152,39 @@ def publish_shard(selection: ShardRef, parts: list[list[ShardRef]], target: Shar
         for index in np.unique(part).tolist():
             chosen = np.flatnonzero(part == index)
             provenance = iter(table.take(pa.array(chosen)).to_pylist())
-            for image in rows_of(parts[index], row[chosen]):
+            faces = face_boxes(parts[index], row[chosen], blur) if blur else {}
+            for image in rows_of(parts[index].images, row[chosen]):
                 reasons = next(provenance)
+                image["faces_blurred"] = None
+                if blur:
+                    cover(image, faces[reasons["row"]], blur)
                 columns = {name: image[name] if name in image else reasons[name] for name in SCHEMA.names}
                 shard.keep(columns, image["num_bytes"])
     return target.model_copy(update={"rows": shard.kept.rows})
+
+
+def face_boxes(looked: Looked, rows: np.ndarray, blur: Blur) -> dict[int, np.ndarray]:
+    """Row → (n, 5) boxes and scores of the faces that are to be blurred, for ascending rows of one partition."""
+    found: dict[int, np.ndarray] = {}
+    for images, content in zip(looked.images, looked.content, strict=True):
+        first, last = np.searchsorted(rows, [images.first_row, images.first_row + images.rows])
+        if first == last:
+            continue
+        table = read_table(content, ["row", "face_boxes"])
+        for image in table.filter(pc.is_in(table["row"], pa.array(rows[first:last]))).to_pylist():
+            boxes = np.array(image["face_boxes"], dtype=np.float32).reshape(-1, 5)
+            found[image["row"]] = boxes[boxes[:, 4] >= blur.min_score]
+    return found
+
+
+def cover(image: dict[str, Any], boxes: np.ndarray, blur: Blur) -> None:
+    """Blurs these faces in the row of an image, which keeps its `image_id`: that of the image as it was fetched."""
+    image["faces_blurred"] = len(boxes)
+    if len(boxes):
+        data = with_blurred(image["image"]["bytes"], boxes, quality=blur.quality, max_pixels=MAX_PIXELS)
+        header = read_header(data)
+        image |= {"width": header.width, "height": header.height, "num_bytes": len(data)}
+        image["image"]["bytes"] = data
 
 
 def rows_of(shards: list[ShardRef], rows: np.ndarray) -> Iterator[dict[str, Any]]:

@@ -23,8 +23,27 @@ REFERENCE_REASONS = ("benchmark_copy", "curated_copy")
 SIZE_BINS = (("2", 2, 3), ("3", 3, 4), ("4 to 9", 4, 10), ("10 to 99", 10, 100), ("100 and more", 100, np.inf))
 MEANINGS = {
     "invalid_url": "not an address that may be fetched",
-    "duplicate_url": "an earlier row of the list names the same address",
+    "duplicate_url": "an earlier row names the same address",
+    "domain_full": "the domain has as many addresses as the recipe allows",
+    "extension": "the name ends in none of the wanted extensions",
+    "blocked_extension": "the name ends as no picture of ours does",
+    "blocked_domain": "on a list of blocked domains",
+    "blocked_url": "on a list of blocked addresses",
+    "unsafe_word": "a word of the address is on a list of unsafe words",
+    "domain_not_allowed": "on no list of allowed domains",
+    "page_opted_out": "the page says that its images are not to be used",
+    "unreadable_archive": "the archive could not be read from here on",
+    "unreadable_record": "a record of the archive could not be read",
+    "fetched": "an image came",
+    "opted_out": "the server says that the image is not to be used",
+    "robots_txt": "robots.txt disallows it",
     "blocked_address": "leads to an address that is not public",
+    "no_such_host": "the name does not resolve",
+    "dead_host": "the host had not answered several times before",
+    "retry_later": "the host asked for a longer pause than allowed",
+    "tls_failed": "no secure connection: the certificate or the handshake",
+    "bad_response": "no answer that HTTP knows",
+    "wrong_digest": "other bytes than the list says lie there now",
     "connection_failed": "no connection to the server",
     "timeout": "no whole answer within the time limit",
     "incomplete_body": "the answer broke off",
@@ -39,6 +58,8 @@ MEANINGS = {
     "too_small": "the short edge is below the limit; value: pixels",
     "aspect_ratio": "too long or too tall; value: long edge ÷ short edge",
     "format": "a format that the recipe leaves out",
+    "too_many_frames": "more frames than may be counted",
+    "nsfw": "the classifier finds it unsafe; value: probability",
     "animated": "more than one frame; value: frames",
     "near_empty": "hardly any contrast; value: contrast or entropy",
     "blurred": "sharpness below the limit",
@@ -96,6 +117,12 @@ class Breakdown(BaseModel, frozen=True):
     after: int
 
 
+class Outcome(Loss):
+    """What asking for images came to, and in how many domains."""
+
+    domains: int
+
+
 class Domain(BaseModel, frozen=True):
     """What one domain listed, what it delivered, and what was published of it."""
 
@@ -103,6 +130,7 @@ class Domain(BaseModel, frozen=True):
     listed: int
     fetched: int
     kept: int
+    lost: dict[str, int]  # reason → candidates, the most frequent first
 
 
 class Collection(BaseModel, frozen=True):
@@ -180,6 +208,7 @@ class Report(BaseModel, frozen=True):
     num_bytes: tuple[int, int]  # of all fetched and of all published images
     domains: tuple[Domain, ...]
     num_domains: int
+    errors: tuple[Outcome, ...]
     timings: tuple[Timing, ...]
     versions: dict[str, str]
     recipe: str  # YAML

@@ -16,12 +16,30 @@ MANIFEST = pa.schema(
         ("domain", pa.string()),
         ("discovered_at", pa.timestamp("us", tz="UTC")),
         ("label", pa.string()),  # the class, where the source names one (a folder, a label column)
-        (
-            "location",
-            pa.string(),
-        ),  # where the bytes are, for sources that are not fetched: file, tar member, dataset row
+        ("digest", pa.string()),  # "sha256:…" or "md5:…" that the bytes must have, where the source tells one
+        # where the bytes are, for sources that are not fetched: file, tar member, dataset row
+        ("location", pa.string()),
     ]
 )
+
+LINKS = pa.schema(
+    [
+        *(MANIFEST.field(name) for name in ("key", "url", "page_url", "alt", "source", "domain", "discovered_at")),
+        MANIFEST.field("digest"),
+        ("robots", pa.list_(pa.string())),  # what the page says to robots: X-Robots-Tag, <meta name="robots">
+    ]
+)
+
+VERDICTS = pa.schema(
+    [
+        ("url_hash", pa.uint64()),  # xxh3 of the normalised URL; 0 where a rule is broken
+        ("domain_hash", pa.uint64()),
+        ("reason", pa.string()),  # the rule that the URL breaks, or null
+        ("error", pa.string()),
+    ]
+)
+
+CHOICES = pa.schema([("reason", pa.string())])  # why a URL is left out, or null; row by row as the links
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -53,6 +71,16 @@ MEASURES = pa.schema(
         ("sharpness", pa.float32()),  # variance of the Laplacian of the luminance, at a fixed size
         ("entropy", pa.float32()),  # of the luminance histogram, bits, 0 to 8
         ("thumbnail", pa.binary(1024)),  # 32 × 32 luminance, row by row
+    ]
+)
+
+CONTENT = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("nsfw_score", pa.float32()),  # probability of the unsafe labels, 0 to 1; null if nobody looked
+        # x0, y0, x1, y1 in shares of width and height of the upright image, and score; null if nobody looked
+        ("face_boxes", pa.list_(pa.list_(pa.float32(), 5))),
     ]
 )
 
@@ -128,6 +156,7 @@ CURATED = pa.schema(
         ("label", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("faces_blurred", pa.int32()),  # null if no faces were looked for; `image_id` is that of the image as fetched
     ]
 )
 

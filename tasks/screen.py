@@ -15,11 +15,25 @@ from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_batches, read_c
 from lvd.tasks import schemas
 from lvd.tasks.decode import DecodeError, decode_rgb
 from lvd.tasks.fates import Decision, Fates
+from lvd.tasks.models.classifiers import ClassifierSpec
+from lvd.tasks.models.faces import FaceSpec
 
 SCHEMA = schemas.MEASURES
 VERSION = 1
 MEASURED_SHORT_EDGE_PX = 256
 THUMBNAIL_PX = 32
+
+
+class Nsfw(ClassifierSpec):
+    """A classifier, and the score above which an image is dropped."""
+
+    max_score: float = Field(0.5, ge=0, le=1)  # lower: stricter
+
+
+class Faces(FaceSpec):
+    """A detector, and the score from which a face is blurred in the published copy."""
+
+    blur_min_score: float = Field(0.3, ge=0, le=1)  # lower: more is blurred that is no face
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -35,6 +49,13 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     min_brightness: float = Field(0.0, ge=0, le=1)
     max_brightness: float = Field(1.0, ge=0, le=1)
     max_pixels: int = Field(178_956_970, ge=1)
+    nsfw: Nsfw | None = None  # e.g. {model: "hf_hub:Marqo/nsfw-image-detection-384"}; null: nobody looks
+    faces: Faces | None = None  # e.g. {model: centerface}; null: nobody looks
+
+    def rules(self) -> dict[str, Any]:
+        """What decides which images are kept."""
+        nsfw = {"nsfw": self.nsfw.max_score if self.nsfw else None}
+        return self.model_dump(mode="json", exclude={"nsfw", "faces"}) | nsfw
 
 
 def measures(image: Any) -> dict[str, Any]:
@@ -67,7 +88,7 @@ def laplacian(values: np.ndarray) -> np.ndarray:
 def dropped_because(columns: dict[str, np.ndarray], config: Config) -> tuple[np.ndarray, np.ndarray]:
     """The first rule that each image breaks, (n,) object, None if it is kept; and the breaking value, (n,) float32.
 
-    columns: width, height, frames, format of the images, and their measures, (n,) each.
+    columns: width, height, frames, format of the images, their measures, nsfw_score (NaN: not looked at), (n,) each.
     """
     short = np.minimum(columns["width"], columns["height"])
     ratio = np.maximum(columns["width"], columns["height"]) / short
@@ -82,6 +103,7 @@ def dropped_because(columns: dict[str, np.ndarray], config: Config) -> tuple[np.
         ("blurred", columns["sharpness"], columns["sharpness"] >= config.min_sharpness),
         ("too_dark", columns["brightness"], columns["brightness"] >= config.min_brightness),
         ("too_bright", columns["brightness"], columns["brightness"] <= config.max_brightness),
+        ("nsfw", columns["nsfw_score"], ~(columns["nsfw_score"] > (config.nsfw.max_score if config.nsfw else 1))),
     ]
     reasons, values = np.full(len(short), None, dtype=object), np.full(len(short), np.nan, dtype=np.float32)
     for reason, measured, keep in rules:
@@ -112,16 +134,31 @@ def screen_shard(source: ShardRef, target: ShardRef, max_pixels: int) -> ShardRe
 
 
 @task(name="decide-screen", persist_result=False, cache_policy=NO_CACHE)
-def decide(images: list[ShardRef], measures: list[ShardRef], target: StageDir, config: Config) -> Decision:
-    """The first fates: what cannot be decoded has failed, what breaks a rule is dropped, the rest is kept."""
+def decide(
+    images: list[ShardRef], measures: list[ShardRef], content: list[ShardRef], target: StageDir, config: Config
+) -> Decision:
+    """The first fates: what cannot be decoded has failed, what breaks a rule is dropped, the rest is kept.
+
+    content: empty if no model looked.
+    """
     fates = Fates(read_column(images, "image_id").to_numpy())
     fates.end_rejected(measures, "screen")  # what cannot be decoded
+    fates.end_rejected(content, "screen", again=True)
     rows = pool_rows(measures)
     columns = {name: read_column(images, name).to_numpy()[rows] for name in ("width", "height", "frames", "format")}
     columns |= {
         name: read_column(measures, name).to_numpy() for name in ("brightness", "contrast", "sharpness", "entropy")
     }
+    columns["nsfw_score"] = nsfw_scores(content, len(fates.image_id))[rows]
     reasons, values = dropped_because(columns, config)
-    broken = np.flatnonzero(reasons.astype(bool))
+    broken = np.flatnonzero(reasons.astype(bool) & fates.alive[rows])
     fates.end(rows[broken], "dropped", "screen", reasons[broken], score=values[broken])
-    return fates.write(target, images, {"version": VERSION, **config.model_dump(mode="json")}, "screen")
+    return fates.write(target, images, {"version": VERSION, **config.rules()}, "screen")
+
+
+def nsfw_scores(content: list[ShardRef], num_images: int) -> np.ndarray:
+    """(num_images,) float32: the score of every image, NaN where nobody looked."""
+    scores = np.full(num_images, np.nan, dtype=np.float32)
+    if content:
+        scores[pool_rows(content)] = read_column(content, "nsfw_score").to_numpy()
+    return scores

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from lvd.infra.errors import InputError
 from lvd.infra.shards import fingerprint
-from lvd.tasks import schemas, url_lists
+from lvd.tasks import archives, schemas, url_lists
 from lvd.tasks.locations import Member, is_image, load_dataset, tar_members
 
 IMAGE_SUFFIXES = frozenset(
@@ -63,10 +63,12 @@ class Urls(_Source):
     url_column: str = "url"
     page_url_column: str | None = None
     alt_column: str | None = None
+    sha256_column: str | None = None  # the hexadecimal digest that the image must have; another image is rejected
+    md5_column: str | None = None
 
     @property
     def columns(self) -> dict[str, str]:
-        fields = ("url_column", "page_url_column", "alt_column")
+        fields = ("url_column", "page_url_column", "alt_column", "sha256_column", "md5_column")
         return {field: column for field in fields if (column := getattr(self, field)) is not None}
 
 
@@ -75,6 +77,20 @@ class Images(_Source):
     no suffix; hidden files do not count."""
 
     kind: Literal["images"] = "images"
+
+
+class Warc(_Source):
+    """Archives of a web crawl, plain or compressed: a file, a folder, a glob, or a list of paths such as Common Crawl's
+    `warc.paths.gz`. Every image that a page shows is a candidate."""
+
+    kind: Literal["warc"] = "warc"
+    prefix: str = ""  # before each line of a list that is no absolute path or URI, e.g. https://data.commoncrawl.org/
+
+
+class Wat(Warc):
+    """The metadata of such archives: what the pages link to, without the pages."""
+
+    kind: Literal["wat"] = "wat"
 
 
 class WebDataset(_Source):
@@ -92,7 +108,7 @@ class HuggingFace(_Source):
     label_column: str | None = None
 
 
-Source = Annotated[Urls | Images | WebDataset | HuggingFace, Field(discriminator="kind")]
+Source = Annotated[Urls | Warc | Wat | Images | WebDataset | HuggingFace, Field(discriminator="kind")]
 
 
 class Partition(BaseModel, frozen=True):
@@ -102,6 +118,11 @@ class Partition(BaseModel, frozen=True):
     files: tuple[str, ...]  # the URL lists or tars; for images and datasets the one folder, or the name on the hub
     digest: str  # of the content and of how it is read: of URL lists the bytes, of all else names, sizes and times
     repeat: int = 0  # partitions of the same content before it
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the files name images that lie elsewhere."""
+        return isinstance(self.source, Urls | Warc)
 
 
 class File(NamedTuple):
@@ -115,6 +136,8 @@ def partitions(source: Source) -> list[Partition]:
 
     Raises InputError if there is nothing at the path, or not what the source's kind asks for.
     """
+    if isinstance(source, Warc):
+        return [_archives(source)]
     try:
         fs, path = _locate(source.path)
         fs.invalidate_cache()
@@ -140,6 +163,18 @@ _NOTHING = {
     "webdataset": "no file that ends in .tar",
     "dataset": "no folder that `Dataset.save_to_disk` made",
 }
+
+
+def _archives(source: Warc) -> Partition:
+    """All archives as one partition, so that equal URLs are found across them. A list is told by its content."""
+    listed = archives.is_list(source.path)
+    files = archives.archive_files(source.path, source.prefix)
+    if listed:
+        content: Any = _sha256(*_locate(source.path))
+    else:
+        content = [_file(fs.info(path)) for fs, path in map(_locate, files)]
+    digest = fingerprint(source.model_dump(exclude={"path"}), files, content)
+    return Partition(source=source, files=files, digest=digest)
 
 
 def _partition(source: Source, fs: Any, path: str) -> Partition | None:
@@ -248,9 +283,12 @@ def check_columns(partition: Partition) -> None:
         )
 
 
-def num_rows(partition: Partition) -> int:
-    """How many rows `rows` gives: from headers and footers where the format has them, else by reading the list."""
+def num_rows(partition: Partition) -> int | None:
+    """How many rows `rows` gives: from headers and footers where the format has them, else by reading the list; None
+    for archives, whose images nobody has counted."""
     source, files = partition.source, partition.files
+    if isinstance(source, Warc):
+        return None
     if isinstance(source, Urls):
         return sum(url_lists.num_records(path, source.columns) for path in files)
     if isinstance(source, Images):
@@ -268,18 +306,32 @@ def rows(partition: Partition) -> Iterator[dict[str, Any]]:
 
 
 def _url_rows(partition: Partition) -> Iterator[dict[str, Any]]:
-    source = partition.source
     for path in partition.files:
-        for record in url_lists.records(path, source.columns):
-            url = (_text(record.get(source.url_column)) or "").strip()
-            page_url, alt = record.get(source.page_url_column), record.get(source.alt_column)
-            yield {
-                "key": url,
-                "url": url or None,
-                "page_url": _text(page_url),
-                "alt": _text(alt),
-                "domain": _domain(url),
-            }
+        yield from url_rows(partition.source, path)
+
+
+def url_rows(source: Urls, path: str) -> Iterator[dict[str, Any]]:
+    """The rows of one list of URLs."""
+    for record in url_lists.records(path, source.columns):
+        url = (_text(record.get(source.url_column)) or "").strip()
+        page_url, alt = record.get(source.page_url_column), record.get(source.alt_column)
+        yield {
+            "key": url,
+            "url": url or None,
+            "page_url": _text(page_url),
+            "alt": _text(alt),
+            "domain": domain(url),
+            "digest": _expected_digest(source, record),
+        }
+
+
+def _expected_digest(source: Urls, record: dict[str, Any]) -> str | None:
+    """`sha256:…` or `md5:…` in lower case, of the column that the source names; None where the row has none."""
+    for name, column in (("sha256", source.sha256_column), ("md5", source.md5_column)):
+        value = _text(record.get(column)) if column else None
+        if value:
+            return f"{name}:{value.strip().lower()}"
+    return None
 
 
 def _image_rows(partition: Partition) -> Iterator[dict[str, Any]]:
@@ -329,7 +381,7 @@ def _tar_rows(partition: Partition) -> Iterator[dict[str, Any]]:
                 yield {
                     "key": f"{tar}/{_text(member.name)}" if member.name else tar,
                     "url": _text(known.get("url")),
-                    "domain": _domain(_text(known.get("url"))),
+                    "domain": domain(_text(known.get("url"))),
                     "alt": _text(text.get("txt", known.get("caption"))),
                     "label": _text(text.get("cls")),
                     "location": json.dumps({"broken": f"{path}: {member.error}"} if member.error else location),
@@ -385,7 +437,8 @@ def _text(value: Any) -> str | None:
     return value.encode("utf-8", "backslashreplace").decode()
 
 
-def _domain(url: str | None) -> str | None:
+def domain(url: str | None) -> str | None:
+    """The host of a URL in lower case; None if it names none."""
     try:
         return urlsplit(url or "").hostname or None
     except ValueError:

@@ -78,13 +78,9 @@ def most_common(counts: Counter[str], limit: int = MAX_DOMAINS) -> Counter[str]:
     return counts if len(counts) <= 2 * limit else Counter(dict(counts.most_common(limit)))
 
 
-def domains_listed(manifests: list[ShardRef]) -> Counter[str]:
-    """Candidates of every domain, as the manifests list them."""
-    counts: Counter[str] = Counter()
-    for ref in manifests:
-        counts.update(value_counts(read_table(ref, ["domain"])["domain"]))
-        counts = most_common(counts)
-    return counts
+def faces_blurred(dataset: list[ShardRef]) -> int:
+    """Faces that were blurred in the published images."""
+    return sum(pc.sum(read_table(ref, ["faces_blurred"])["faces_blurred"]).as_py() or 0 for ref in dataset)
 
 
 def short_edge_names() -> list[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from PIL import Image
 from lvd.tests import copying
 from lvd.tests.answers import DEDUPLICATION, KEPT, Answer, Miniature, Score, check, image_id
 from lvd.tests.drawing import CLASSES, draw
+from lvd.tests.warcs import Shown, save_warc
 
 __all__ = ["Answer", "Miniature", "Score", "build", "check"]
 
@@ -101,7 +103,7 @@ def build(folder: Path, *, base_url: str, seed: int = 0, scale: int = 1) -> Mini
     """Draw the miniature web into the folder and return it with its answers (about 480 candidates at scale 1).
 
     base_url: where `MiniatureWeb(folder)` serves it, without a slash at the end. scale multiplies the unrelated images.
-    Writes `web/`, `lists/day-1.parquet` and `day-2.parquet`, `tars/00000.tar`, `curated/textures/<class>/`,
+    Writes `web/`, `lists/day-1.parquet`, `crawl/day-2.warc.gz`, `tars/00000.tar`, `curated/textures/<class>/`,
     `curated/emblems` (a Hugging Face dataset), `benchmark/` and `truth.json`.
     """
     folder = Path(folder)
@@ -201,6 +203,10 @@ def plant_faults(seed: int) -> Iterator[Planted]:
     for index, (transform, fault, reason) in enumerate(BROKEN_ANSWERS):
         stored = copying.jpeg(picture(rng_of(seed, FAULTS, index), NAMES[index % len(NAMES)], (160, 240)))
         yield Planted(stored, failed(transform, reason), fault)
+    stored = copying.jpeg(picture(rng_of(seed, FAULTS, 50), NAMES[0], (160, 240)))
+    opted_out = {"state": "dropped", "stages": ("download",), "reasons": ("opted_out",)}
+    fault = {"do": "headers", "headers": {"X-Robots-Tag": "noai, noimageai"}}
+    yield Planted(stored, Answer("", "fault", "opted_out", **opted_out), fault)
     page = b"<!doctype html><html><head><title>Log in</title></head><body>Please log in.</body></html>\n" * 20
     yield Planted(("jpg", b""), failed("empty_body", "empty_body"))
     yield Planted(("jpg", page), failed("html_called_jpg", "not_an_image"))
@@ -261,7 +267,7 @@ class Layout:
             self._members.append((data, caption))
         else:
             key = self._serve(extension, data, planted.fault, caption)
-        arrives = answer.state != "failed" or "screen" in answer.stages
+        arrives = "download" not in answer.stages
         self._answers.append(replace(answer, key=key, image_id=image_id(data) if arrives else ""))
         return key
 
@@ -280,9 +286,10 @@ class Layout:
             self._answers.append(Answer(url, "invalid_url", reasons=("invalid_url",), **right))
             self._list(self._days[0], url, "an old link")
         (self._folder / "lists").mkdir(parents=True, exist_ok=True)
-        for day, rows in enumerate(self._days, 1):
-            order = [rows[index] for index in self._rng.permutation(len(rows))] + [repeated] * (day == 1)
-            pq.write_table(pa.Table.from_pylist(order, LIST_SCHEMA), self._folder / "lists" / f"day-{day}.parquet")
+        first, second = ([rows[index] for index in self._rng.permutation(len(rows))] for rows in self._days)
+        listed = pa.Table.from_pylist([*first, repeated], LIST_SCHEMA)
+        pq.write_table(listed, self._folder / "lists" / "day-1.parquet")
+        save_warc(self._folder / "crawl" / "day-2.warc.gz", pages_of(second))
         save_tar(self._folder / "tars" / TAR_NAME, self._members, self._base_url)
         (self._folder / "web" / "faults.json").write_text(json.dumps(self._faults, indent=1) + "\n")
         return tuple(self._answers)
@@ -306,6 +313,13 @@ class Layout:
         found = FIRST_DAY + timedelta(days=day, microseconds=int(self._rng.integers(86_400_000_000)))
         page = f"{self._base_url}/{SITES[len(rows) % len(SITES)].split('/')[0]}/index.html"
         rows.append({"url": url, "page_url": page, "alt": alt, "discovered_at": found})
+
+
+def pages_of(rows: list[dict]) -> Iterator[tuple[str, datetime, list[Shown]]]:
+    """The pages of a day, each crawled when the first of its images was found."""
+    for url, found in groupby(sorted(rows, key=lambda row: row["page_url"]), key=lambda row: row["page_url"]):
+        images = list(found)
+        yield url, min(row["discovered_at"] for row in images), [Shown(row["url"], row["alt"]) for row in images]
 
 
 def write(file: Path, data: bytes) -> None:

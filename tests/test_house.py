@@ -67,7 +67,7 @@ def parts(tree: ast.Module) -> list[str]:
     """What stands at the top of a stage file, in order: SCHEMA, VERSION, Config, task, function, other."""
     found = []
     for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in ("SCHEMA", "VERSION"):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in ("SCHEMA", "VERSION", "Config"):
             found.append(node.targets[0].id)
         elif isinstance(node, ast.ClassDef):
             found.append("Config" if node.name == "Config" else "class")

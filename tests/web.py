@@ -18,6 +18,7 @@
 | endless | a chunked body with no end (it is cut at `num_bytes`) |
 | unsized | the file, without a length, ended by closing |
 | chunked | the file, as a proper chunked body |
+| headers | the file, with these `headers` more |
 """
 
 import json
@@ -190,7 +191,7 @@ class WebHandler(BaseHTTPRequestHandler):
             case "type":
                 self.answer(200, {**sized, "Content-Type": fault["content_type"]}, body)
             case _:
-                self.answer(200, sized, body)
+                self.answer(200, sized | fault.get("headers", {}), body)
 
     def answer_status(self, status: int, *, retry_after: int | None = None) -> None:
         """A page that says the status."""

@@ -179,7 +179,7 @@ def finish(
     sides = [(p.manifest.shards()[i], ref, n) for n, p in enumerate(parts) for i, ref in enumerate(p.images.shards())]
     for target, (manifest, images, part) in zip(book.planned(len(sides)), sides, strict=True):
         if part < len(sources.curated):
-            ledger.curated_shard.fn(manifest, images, selection, part, target)
+            ledger.curated_shard.fn(manifest, images, [], selection, part, target)
         else:
             fates, found = survivors.shards()[images.index], vectors.shards()[images.index]
             ledger.pool_shard.fn(manifest, images, fates, found, selection, part, target)

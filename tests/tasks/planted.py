@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
-from lvd.tasks import schemas
+from lvd.tasks import crawl, links, schemas
 from lvd.tasks.decode import DecodeError, read_header
+from lvd.tasks.sources import Partition
+from lvd.tasks.url_rules import rules_digest
 
 Layout = tuple[tuple[int, ...], ...]  # rows of every shard of every partition
 Rows = Mapping[int, dict[str, Any]] | Sequence[dict[str, Any]]  # pool row → columns; what is left out is null
@@ -67,6 +69,30 @@ def stage(
     for target, shards in zip(targets, layout, strict=True):
         commit(target, len(shards), config={}, inputs={})
     return [ref for target, base in zip(targets, bases, strict=False) for ref in target.shards(base=base)]
+
+
+def manifest(root: str, partition: Partition, **options: Any) -> list[ShardRef]:
+    """The manifest of a partition, as the flow `crawl` writes it; options: of crawl's configuration."""
+    config = crawl.Config(**options)
+    target = StageDir(root=root, stage="crawl", fingerprint=partition.digest)
+    if not partition.is_linked:
+        count = crawl.listed_shards.fn(target, partition, config)
+        commit(target, count, config={}, inputs={})
+        return target.shards()
+    named, judged, chosen = (
+        StageDir(root=root, stage=name, fingerprint=partition.digest) for name in ("links", "verdicts", "choices")
+    )
+    for ref in named.planned(len(partition.files)):
+        links.links_shard.fn(partition, ref)
+    commit(named, len(partition.files), config={}, inputs={})
+    for source, ref in zip(named.shards(), judged.planned(len(partition.files)), strict=True):
+        crawl.verdicts_shard.fn(source, ref, config, "lvd", rules_digest(config.rules))
+    commit(judged, len(partition.files), config={}, inputs={})
+    commit(chosen, crawl.choose.fn(judged.shards(), chosen, config), config={}, inputs={})
+    count = max(1, -(-sum(ref.rows for ref in named.shards()) // config.rows_per_shard))
+    crawl.manifest_shards.fn(target.planned(count), named.shards(), judged.shards(), chosen.shards(), config)
+    commit(target, count, config={}, inputs={})
+    return target.shards()
 
 
 def image(data: bytes, **columns: Any) -> dict[str, Any]:

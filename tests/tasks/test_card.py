@@ -91,10 +91,18 @@ def test_method_and_limits_say_what_was_done_and_what_was_not() -> None:
         "tests (1), cub (0)",
         "`vit_huge`",
         "100,000 clusters",
-        "NSFW",
+        "Not filtered for unsafe content",
+        "**Faces**: none were looked for",
         "tests only",
     ):
         assert words in text
+    models = {
+        "nsfw": {"model": "marqo", "max_score": 0.5},
+        "faces": {"model": "centerface", "blur_min_score": 0.3, "blurred": 1234},
+    }
+    text = " ".join(card.render(FACTS.model_copy(update=models)).split())
+    assert "a score above 0.5 of `marqo` were dropped" in text
+    assert "1,234 that `centerface` found with a score of at least 0.3 are blurred" in text
     alone = FACTS.model_copy(update={"collections": FACTS.collections[:1]})
     assert "Not decontaminated against any benchmark." in card.render(alone)
     assert "none; no benchmark" in card.render(alone)

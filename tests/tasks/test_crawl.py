@@ -1,80 +1,17 @@
+import gzip
+import re
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from lvd.infra.shards import StageDir, read_table
 from lvd.tasks import crawl, schemas, sources
-from lvd.tasks.crawl import Config, UrlCheck, manifest_shards, normalized_url, repeated_hashes
-from lvd.tasks.sources import Images, Urls
-
-NORMALIZED = {
-    "http://a.org/x": "http://a.org/x",
-    " HTTP://A.Org:80/X?b=C#part ": "http://a.org/X?b=C",
-    "https://a.org:443": "https://a.org/",
-    "https://a.org:8443/": "https://a.org:8443/",
-    "http://a.org:443/": "http://a.org:443/",  # the other scheme's port
-    "http://a.org./x": "http://a.org/x",  # the root's dot
-    "http://User:Pw@A.org/x": "http://User:Pw@a.org/x",
-    "http://[2606:4700::1111]:80/x": "http://[2606:4700::1111]/x",
-    "http://bücher.example/ä b": "http://bücher.example/ä b",
-    "http://a.org/x?": "http://a.org/x",
-}
-INVALID = [
-    None,
-    "",
-    "a.org/x.jpg",
-    "//a.org/x.jpg",
-    "ftp://a.org/x.jpg",
-    "file:///etc/passwd",
-    "data:image/png;base64,AAAA",
-    "javascript:alert(1)",
-    "http://",
-    "http:///x.jpg",
-    "http://a b.org/x",
-    "http://a%2eorg/x",
-    "http://a.org:99999/x",
-    "http://a.org:port/x",
-    "http://[::1/x",
-    "http://a.org/\x00",
-    "http://a.org/\nHost: b.org",
-    "http://a.org/" + "x" * 5000,
-]
-
-
-@pytest.mark.parametrize("url", NORMALIZED)
-def test_urls_are_compared_without_what_does_not_matter(url):
-    assert normalized_url(url, max_length=4096) == NORMALIZED[url]
-
-
-@pytest.mark.parametrize("url", INVALID)
-def test_what_is_no_web_url_is_refused(url):
-    with pytest.raises(ValueError):
-        normalized_url(url, max_length=4096)
-
-
-def test_repeated_urls_are_those_that_brute_force_finds():
-    rng = np.random.default_rng(0)
-    urls = [f"http://a.org/{i}" for i in rng.integers(0, 300, size=500)] + ["nonsense"] * 3
-    num_urls, repeated = repeated_hashes(iter(urls), max_length=4096)
-    assert num_urls == len(urls)
-    check, seen = UrlCheck(repeated, max_length=4096), set()
-    for url in urls:
-        problem = check.problem(url)
-        if url == "nonsense":
-            assert problem[0] == "invalid_url"
-        else:
-            assert (problem is not None) == (url in seen)
-            assert problem is None or problem[0] == "duplicate_url"
-        seen.add(url)
-    assert repeated_hashes([], max_length=4096) == (0, set())
-
-
-def test_two_urls_with_one_hash_are_not_taken_for_repeats(monkeypatch):
-    monkeypatch.setattr(crawl.xxhash, "xxh3_64_intdigest", lambda text: 7)
-    urls = ["http://a.org/1", "http://a.org/2", "http://a.org/1"]
-    _, repeated = repeated_hashes(urls, max_length=4096)
-    check = UrlCheck(repeated, max_length=4096)
-    assert [check.problem(url) is None for url in urls] == [True, True, False]
+from lvd.tasks.crawl import Config
+from lvd.tasks.sources import Images, Urls, Warc
+from lvd.tests.tasks import planted
+from lvd.tests.warcs import Shown, save_warc
 
 
 @pytest.fixture
@@ -92,11 +29,19 @@ def url_list(tmp_path):
     return partition
 
 
-def crawled(tmp_path, partition, name="f", **options):
-    target = StageDir(root=str(tmp_path / "root"), stage="crawl", fingerprint=name)
-    count = manifest_shards.fn(target, partition, Config(**options))
-    assert target.missing(count) == []
-    return target, target.planned(count)
+def crawled(tmp_path, partition, **options):
+    refs = planted.manifest(str(tmp_path / "root"), partition, **options)
+    target = StageDir(root=str(tmp_path / "root"), stage="crawl", fingerprint=partition.digest)
+    assert target.missing(len(refs)) == []
+    return target, refs
+
+
+def kept_and_left(refs):
+    """The URLs of a manifest, and (key, reason) of what it leaves out."""
+    rejects = [row for ref in refs for row in read_table(ref, kind="rejects").to_pylist()]
+    return [url for ref in refs for url in read_table(ref)["url"].to_pylist()], [
+        (row["key"], row["reason"]) for row in rejects
+    ]
 
 
 def test_a_manifest_accounts_for_every_line(tmp_path, url_list):
@@ -151,6 +96,122 @@ def test_an_empty_list_is_one_empty_shard(tmp_path):
 
 
 def test_a_configuration_out_of_range_is_refused():
-    for wrong in ({"rows_per_shard": 0}, {"rows_per_shard": 1_000_001}, {"max_url_length": 0}, {"typo": 1}):
+    for wrong in ({"rows_per_shard": 0}, {"rows_per_shard": 1_000_001}, {"rules": {"max_length": 0}}, {"typo": 1}):
         with pytest.raises(ValidationError):
             Config(**wrong)
+
+
+def test_equal_urls_are_found_across_lists_and_the_first_stays(tmp_path):
+    for name, urls in {
+        "a": ["http://a.org/1", "http://b.org/1"],
+        "b": ["http://B.org/1#top", "http://a.org/2"],
+    }.items():
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        (tmp_path / "lists" / f"{name}.txt").write_text("\n".join(urls))
+    (partition,) = sources.partitions(Urls(path=str(tmp_path / "lists")))
+    kept, left = kept_and_left(crawled(tmp_path, partition, rows_per_shard=3)[1])
+    assert kept == ["http://a.org/1", "http://b.org/1", "http://a.org/2"]
+    assert left == [("http://B.org/1#top", "duplicate_url")]
+
+
+@pytest.mark.parametrize("bucket_rows", [7, 1 << 27])
+def test_the_choice_is_that_of_brute_force_for_any_buckets(tmp_path, monkeypatch, bucket_rows):
+    monkeypatch.setattr(crawl, "BUCKET_ROWS", bucket_rows)
+    rng = np.random.default_rng(0)
+    (tmp_path / "lists").mkdir()
+    urls, expected, seen, per_domain = [], [], set(), {}
+    for number in range(3):
+        found = [f"http://{'www.' * (i % 2)}s{i % 5}.org/{i}" for i in rng.integers(0, 60, size=80).tolist()] + ["x"]
+        (tmp_path / "lists" / f"{number}.txt").write_text("\n".join(found))
+        urls += found
+    for url in urls:
+        host = url.removeprefix("http://").removeprefix("www.").split("/")[0]
+        if url == "x":
+            expected.append("invalid_url")
+        elif url in seen:
+            expected.append("duplicate_url")
+        else:
+            seen.add(url)
+            per_domain[host] = per_domain.get(host, 0) + 1
+            expected.append("domain_full" if per_domain[host] > 4 else None)
+    (partition,) = sources.partitions(Urls(path=str(tmp_path / "lists")))
+    rules = {"max_per_domain": 4}
+    kept, left = kept_and_left(crawled(tmp_path, partition, rows_per_shard=11, rules=rules)[1])
+    assert kept == [url for url, reason in zip(urls, expected, strict=True) if reason is None]
+    assert left == [(url, reason) for url, reason in zip(urls, expected, strict=True) if reason]
+
+
+def test_the_rules_of_the_recipe_say_why(tmp_path):
+    (tmp_path / "domains").write_text("ads.example\n")
+    (tmp_path / "words").write_text("unsafe\n")
+    urls = {
+        "http://a.org/1.jpg": None,
+        "http://x.ads.example/2.jpg": "blocked_domain",
+        "http://a.org/unsafe/3.jpg": "unsafe_word",
+        "http://a.org/4.svg": "blocked_extension",
+        "http://a.org/" + "5" * 100: "invalid_url",
+    }
+    (tmp_path / "l.txt").write_text("\n".join(urls))
+    (partition,) = sources.partitions(Urls(path=str(tmp_path / "l.txt")))
+    rules = {
+        "max_length": 80,
+        "blocked_domains": [str(tmp_path / "domains")],
+        "unsafe_words": [str(tmp_path / "words")],
+    }
+    kept, left = kept_and_left(crawled(tmp_path, partition, rules=rules)[1])
+    assert kept == ["http://a.org/1.jpg"]
+    assert left == [(url, reason) for url, reason in urls.items() if reason]
+
+
+WHEN = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+def test_the_images_of_crawled_pages_are_candidates(tmp_path):
+    pages = [
+        ("http://a.org/one.html", WHEN, [Shown(f"http://a.org/{i}.jpg", f"no. {i}") for i in range(5)]),
+        ("http://b.org/two.html", WHEN, [Shown("http://a.org/3.jpg", "again"), Shown("http://b.org/9.jpg", "nine")]),
+    ]
+    for number, page in enumerate(pages):
+        save_warc(tmp_path / "crawl" / f"{number}.warc.gz", [page])
+    (tmp_path / "crawl" / "2.warc.gz").write_bytes(b"no archive at all")
+    (partition,) = sources.partitions(Warc(path=str(tmp_path / "crawl"), source="crawl"))
+    (ref,) = crawled(tmp_path, partition)[1]
+    rows = read_table(ref).to_pylist()
+    assert [(row["url"], row["alt"]) for row in rows] == [
+        *((f"http://a.org/{i}.jpg", f"no. {i}") for i in range(5)),
+        ("http://b.org/9.jpg", "nine"),
+    ]
+    assert {(row["page_url"], row["discovered_at"], row["source"]) for row in rows} == {
+        ("http://a.org/one.html", WHEN, "crawl"),
+        ("http://b.org/two.html", WHEN, "crawl"),
+    }
+    rejects = read_table(ref, kind="rejects").to_pylist()
+    assert [(row["reason"], row["state"]) for row in rejects] == [
+        ("duplicate_url", "dropped"),
+        ("unreadable_archive", "failed"),
+    ]
+    assert "2.warc.gz" in rejects[1]["key"]
+
+
+def test_a_page_can_keep_its_images_out(tmp_path):
+    pages = [
+        ("http://a.org/", WHEN, [Shown("http://a.org/1.jpg", "")]),
+        ("http://b.org/", WHEN, [Shown("http://b.org/1.jpg", "")]),
+    ]
+    file = tmp_path / "crawl" / "0.warc.gz"
+    save_warc(file, pages)
+    text = gzip.decompress(file.read_bytes())
+    head, body = b"<head><title>http://b.org/", b'<head><meta name="robots" content="noai"><title>http://b.org/'
+    longer = len(body) - len(head)
+    first, second = text.split(b"WARC/1.0\r\n")[1:]
+    lengths = [int(n) for n in re.findall(rb"Content-Length: (\d+)", second)]
+    for length in lengths:
+        second = second.replace(b"Content-Length: %d\r" % length, b"Content-Length: %d\r" % (length + longer))
+    file.write_bytes(
+        b"".join(gzip.compress(b"WARC/1.0\r\n" + record) for record in (first, second.replace(head, body)))
+    )
+    (partition,) = sources.partitions(Warc(path=str(tmp_path / "crawl")))
+    kept, left = kept_and_left(crawled(tmp_path, partition)[1])
+    assert (kept, left) == (["http://a.org/1.jpg"], [("http://b.org/1.jpg", "page_opted_out")])
+    kept, left = kept_and_left(planted.manifest(str(tmp_path / "other"), partition, opt_out=[]))
+    assert len(kept) == 2 and left == []

@@ -7,17 +7,19 @@ import threading
 import time
 import zlib
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import StageDir, read_table
-from lvd.tasks import download, schemas, sources
-from lvd.tasks.crawl import Config as CrawlConfig
-from lvd.tasks.crawl import manifest_shards
+from lvd.infra.shards import StageDir, read_table, with_features
+from lvd.tasks import fetching, schemas, sources
+from lvd.tasks.backlog import Backlog, Flights
 from lvd.tasks.download import Config, download_shard
+from lvd.tasks.fetching import decompressed, fetch_shard
+from lvd.tests.tasks import planted
 from lvd.tests.web import MiniatureWeb
 
 QUICK = {"timeout_s": 1.0, "connect_timeout_s": 0.5, "backoff_s": 0.01, "allow_loopback": True}
@@ -33,10 +35,10 @@ def picture(seed, size=(24, 16), form="PNG"):
 def downloaded(tmp_path, source, name="run", **options):
     """The shard of a source with fewer than 10,000 rows: its reference, its images, its rejects."""
     (partition,) = sources.partitions(source)
-    crawled = StageDir(root=str(tmp_path / name), stage="crawl", fingerprint="f")
-    (manifest,) = crawled.planned(manifest_shards.fn(crawled, partition, CrawlConfig()))
+    (manifest,) = planted.manifest(str(tmp_path / name), partition)
     (target,) = StageDir(root=str(tmp_path / name), stage="download", fingerprint="f").planned(1)
-    ref = download_shard.fn(manifest, target, Config(**{**QUICK, **options}))
+    rows = fetch_shard(manifest, target, with_features(schemas.IMAGES), Config(**{**QUICK, **options}), 1)
+    ref = target.model_copy(update={"rows": rows})
     return ref, read_table(ref).to_pylist(), read_table(ref, kind="rejects").to_pylist()
 
 
@@ -54,7 +56,7 @@ FAULTS = {
     "broken.png": ({"do": "status", "status": 500}, b"", "http_500", 3, b"<html"),
     "busy.png": ({"do": "status", "status": 429}, b"", "http_429", 3, b"<html"),
     "silent.png": ({"do": "silent"}, b"", "timeout", 2, b""),
-    "drip.png": ({"do": "drip"}, PNG, "timeout", 2, b""),
+    "drip.png": ({"do": "drip"}, PNG, "timeout", 2, PNG[:1]),
     "loop.png": ({"do": "redirect", "location": "/loop.png"}, b"", "too_many_redirects", 4, b""),
     "inside.png": ({"do": "redirect", "location": "http://10.0.0.1/a.png"}, b"", "blocked_address", 1, b""),
     "metadata.png": ({"do": "redirect", "location": "http://2852039166/latest"}, b"", "blocked_address", 1, b""),
@@ -111,9 +113,7 @@ def test_every_fault_has_its_reason_and_leaves_its_first_bytes(run, name):
     assert row["row"] == urls.index(row["key"])
     assert row["error"] and "\n" not in row["error"]
     assert row["bytes"].startswith(first_bytes) and bool(row["bytes"]) == bool(first_bytes)
-    assert (
-        requests <= hits[name] <= requests * (2 if name == "reset.png" else 1)
-    )  # aiohttp repeats on a used connection
+    assert requests <= hits[name] <= requests * (2 if name == "reset.png" else 1)  # repeated on a used connection
 
 
 def test_the_faults_cost_no_other_row(run):
@@ -157,7 +157,7 @@ def test_nobody_there_is_a_failed_connection(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         port = server.server_address[1]
     _, _, rejects = fetched(tmp_path, [f"http://127.0.0.1:{port}/a.png", "http://no-such-host.invalid/a.png"])
-    assert [row["reason"] for row in rejects] == ["connection_failed"] * 2
+    assert [row["reason"] for row in rejects] == ["connection_failed", "no_such_host"]
 
 
 @contextmanager
@@ -191,8 +191,9 @@ def serving(answer):
 
 
 def test_the_bytes_of_a_shard_do_not_depend_on_the_speed_of_the_servers(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "HELD_BYTES", 20_000)  # pauses all the time
-    monkeypatch.setattr(download, "WINDOW_ROWS", 32)
+    monkeypatch.setattr(fetching, "Flights", partial(Flights, max_bytes=2_000))  # pauses all the time
+    monkeypatch.setattr(fetching, "Backlog", partial(Backlog, max_bytes=20_000))  # most wait in a file
+    monkeypatch.setattr(fetching, "MAX_UNDER_WAY", 32)
     bodies = [picture(seed, (40, 30)) if seed % 7 else b"no image" for seed in range(120)]
     bodies[50] = picture(50, (200, 100))  # by itself more than may be held
     delays_s = {}
@@ -215,51 +216,40 @@ def test_the_bytes_of_a_shard_do_not_depend_on_the_speed_of_the_servers(tmp_path
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "most_requests"),
-    [
-        ("WINDOW_ROWS", 20, 20),
-        ("HELD_BYTES", 20 * len(PNG), 20 + 4),  # 4 connections are under way when the window fills
-    ],
-)
-def test_a_slow_first_row_does_not_fill_the_memory_with_the_others(tmp_path, monkeypatch, name, value, most_requests):
-    monkeypatch.setattr(download, name, value)
-    requests, at_release, released = [], [], threading.Event()
+def test_a_slow_first_row_holds_up_no_other_and_the_others_wait_on_disk(tmp_path, monkeypatch):
+    backlogs = []
+
+    class Watched(Backlog):
+        def __init__(self, folder):
+            super().__init__(folder, max_bytes=20 * len(PNG))
+            self.most = 0
+            backlogs.append(self)
+
+        def put(self, index, data):
+            super().put(index, data)
+            self.most = max(self.most, self.in_memory)
+
+    monkeypatch.setattr(fetching, "Backlog", Watched)
+    requests, at_release, others = [], [], threading.Event()
 
     def answer(handler):
         requests.append(handler.path)
+        if len(requests) == 150:
+            others.set()
         if handler.path == "/0":
-            released.wait(0.5)
+            others.wait(9)
             at_release.append(len(requests))
         return PNG, {}
 
     with serving(answer) as url:
         _, images, _ = fetched(tmp_path, [f"{url}/{i}" for i in range(150)], connections=4, timeout_s=10)
-    assert len(images) == 150
-    assert 4 <= at_release[0] <= most_requests
-
-
-def test_a_slow_first_file_does_not_fill_the_memory_with_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "HELD_BYTES", 20 * len(PNG))
-    for i in range(150):
-        (tmp_path / f"{i:03}.png").write_bytes(PNG)
-    reads, at_release, never, really_read = [], [], threading.Event(), download.read_bytes
-
-    def slow_first(location, opened, *, max_bytes):
-        reads.append(location)
-        if "000.png" in location:
-            never.wait(0.3)
-            at_release.append(len(reads))
-        return really_read(location, opened, max_bytes=max_bytes)
-
-    monkeypatch.setattr(download, "read_bytes", slow_first)
-    _, images, _ = downloaded(tmp_path, sources.Images(path=str(tmp_path)), connections=4)
-    assert len(images) == 150
-    assert 4 <= at_release[0] <= 20 + 4
+    assert [row["image"]["bytes"] for row in images] == [PNG] * 150
+    assert at_release == [150]
+    assert 0 < backlogs[0].most <= 20 * len(PNG)
 
 
 def test_what_unpacks_to_more_than_the_limit_is_unpacked_no_further():
-    assert len(download._decompressed(gzip.compress(bytes(10**6)), "gzip", 1000)) == 1001
+    assert len(decompressed(gzip.compress(bytes(10**6)), "gzip", 1000)) == 1001
 
 
 def test_two_runs_of_one_configuration_write_the_same_files(web, tmp_path):
@@ -305,7 +295,7 @@ def test_headers_without_end_are_cut(tmp_path):
     with serving(answer) as url:
         _, images, rejects = fetched(tmp_path, [f"{url}/a.png"], timeout_s=10)
     assert images == []
-    assert [row["reason"] for row in rejects] == ["connection_failed"]
+    assert [row["reason"] for row in rejects] == ["bad_response"]
 
 
 def test_no_more_than_the_given_connections_are_open(tmp_path):
@@ -363,11 +353,9 @@ def test_rows_are_counted_over_the_shards_of_the_manifest(tmp_path):
     for i in range(5):
         (tmp_path / f"{i}.png").write_bytes(PNG if i != 4 else b"no image")
     (partition,) = sources.partitions(sources.Images(path=str(tmp_path)))
-    crawled = StageDir(root=str(tmp_path / "root"), stage="crawl", fingerprint="f")
-    count = manifest_shards.fn(crawled, partition, CrawlConfig(rows_per_shard=3))
-    last = crawled.planned(count)[1].model_copy(update={"first_row": 3})
-    target = StageDir(root=str(tmp_path / "root"), stage="download", fingerprint="f").planned(count)[1]
-    ref = download_shard.fn(last, target, Config())
+    _, last = planted.manifest(str(tmp_path / "root"), partition, rows_per_shard=3)
+    target = StageDir(root=str(tmp_path / "root"), stage="download", fingerprint="f").planned(2)[1]
+    ref = download_shard.fn(last, target, Config())  # in a process of its own
     assert ref.rows == 1
     assert read_table(ref, kind="rejects")["row"].to_pylist() == [4]
 
@@ -376,7 +364,7 @@ def test_a_failure_of_the_writer_ends_the_shard_and_leaves_nothing(web, tmp_path
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download.Shard, "keep", full)
+    monkeypatch.setattr(fetching.Shard, "keep", full)
     with pytest.raises(OSError, match="No space"):
         fetched(tmp_path, [f"{web.url}/{name}" for name in ("a b.png", "silent.png", "c.jpg")])
     assert list((tmp_path / "run" / "download").rglob("*")) == []

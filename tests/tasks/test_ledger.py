@@ -86,7 +86,7 @@ def curated(local_root: str, selection) -> list[ShardRef]:
         fetched = planted.stage(local_root, f"images-{part}", schemas.IMAGES, images, (layout,), rejects=lost)
         planned = target.planned(4)[3 * part : 3 * part + len(layout)]
         for shards in zip(manifest, fetched, planned, strict=True):
-            ledger.curated_shard.fn(*shards[:2], selection, part, shards[2])
+            ledger.curated_shard.fn(*shards[:2], [], selection, part, shards[2])
     commit(target, 4, config={}, inputs={})
     return target.shards()
 

@@ -79,7 +79,7 @@ class Shelf:
     ) -> list[ShardRef]:
         target = StageDir(root=self.root, stage="selection", fingerprint="a")
         config = config or publish.Config()
-        parts = self.curated if curated else []
+        parts = looked(self.curated) if curated else []
         found = matched(self.root, matches, self.ids)
         count = publish.select.fn(parts, self.pool, self.vectors, found, target, config)
         commit(target, count, config={}, inputs={})
@@ -87,12 +87,17 @@ class Shelf:
 
     def published(self, selection: list[ShardRef], name: str = "v1", curated: bool = True) -> StageDir:
         target = StageDir(root=self.root, stage="curated", fingerprint=name)
-        parts = [*(self.curated if curated else []), *self.pool]
+        parts = looked([*(self.curated if curated else []), *self.pool])
         for chosen, ref in zip(selection, target.planned(len(selection)), strict=True):
             done = publish.publish_shard.fn(chosen, parts, ref)
             assert done.rows == sum(row["role"] != schemas.REPEATED for row in read_table(chosen).to_pylist())
         commit(target, len(selection), config={}, inputs={})
         return target
+
+
+def looked(parts: list[list[ShardRef]]) -> list[publish.Looked]:
+    """Partitions that no model has looked at."""
+    return [publish.Looked(images=images, content=[]) for images in parts]
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def page(**changes) -> report.Report:
     values = {
         **dict.fromkeys(("title", "name", "version", "date", "root", "recipe"), "x"),
         **dict.fromkeys(("losses", "duplicates", "decontamination", "collections", "retrievals", "cluster_charts"), ()),
-        **dict.fromkeys(("examples", "formats", "short_edges", "domains", "timings"), ()),
+        **dict.fromkeys(("examples", "formats", "short_edges", "domains", "errors", "timings"), ()),
         **dict.fromkeys(("clusters", "screened", "not_retrieved", "sample"), sheet()),
         **{name: {} for name in ("published", "cluster_figures", "versions")},
         "states": {"kept": 0, "dropped": 0, "failed": 0},
@@ -87,7 +87,8 @@ def hostile_page() -> report.Report:
         cluster_charts=(charts.line(EVIL, [0.1, 0.2], EVIL),),
         examples=(report.Example(reason=EVIL, key=EVIL, error=EVIL),),
         formats=(report.Breakdown(name=EVIL, before=1, after=1),),
-        domains=(report.Domain(name=EVIL, listed=1, fetched=1, kept=1),),
+        domains=(report.Domain(name=EVIL, listed=2, fetched=1, kept=1, lost={EVIL: 1}),),
+        errors=(report.Outcome(stage=EVIL, state=EVIL, reason=EVIL, count=1, domains=1),),
         collections=(
             report.Collection(role=EVIL, name=EVIL, kind=EVIL, path=EVIL, listed=1, fetched=1, dropped_for_it=1),
         ),

@@ -63,6 +63,7 @@ GOOD = {
     "contrast": 0.2,
     "sharpness": 0.1,
     "entropy": 5.0,
+    "nsfw_score": np.nan,  # nobody looked
 }
 RULES = [  # rule, columns at the bound, columns past it, reason, value
     ({"min_short_edge_px": 32}, {"height": 32}, {"height": 31}, "too_small", 31),
@@ -75,6 +76,7 @@ RULES = [  # rule, columns at the bound, columns past it, reason, value
     ({"min_entropy": 1.1}, {"entropy": 1.1}, {"entropy": 1.09}, "near_empty", 1.09),
     ({"min_sharpness": 0.001}, {"sharpness": 0.001}, {"sharpness": 0.0009}, "blurred", 0.0009),
     ({"min_brightness": 0.1}, {"brightness": 0.1}, {"brightness": 0.09}, "too_dark", 0.09),
+    ({"nsfw": {"model": "m", "max_score": 0.7}}, {"nsfw_score": 0.7}, {"nsfw_score": 0.71}, "nsfw", 0.71),
     ({"max_brightness": 0.9}, {"brightness": 0.9}, {"brightness": 0.91}, "too_bright", 0.91),
 ]
 
@@ -176,7 +178,7 @@ def test_decide_settles_every_image_of_both_partitions(local_root: str, screened
     images, measures = screened
     target = StageDir(root=local_root, stage="screened", fingerprint="a")
     config = screen.Config(keep_animated=False)
-    decision = screen.decide.fn(images, measures, target, config)
+    decision = screen.decide.fn(images, measures, [], target, config)
     fates = [row for ref in target.planned(len(images)) for row in read_table(ref).to_pylist()]
     assert [(row["state"], row["reason"]) for row in fates] == [
         ("kept", None),
