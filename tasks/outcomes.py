@@ -35,21 +35,24 @@ def _of_crawl(manifest: ShardRef) -> pa.Table:
     """What the crawl left out; a key that is no URL has no domain."""
     rejects = read_table(manifest, ["key", "state", "reason"], kind="rejects")
     domains = pa.array([domain(key) for key in rejects["key"].to_pylist()], pa.string())
-    return _counted(domains, "crawl", rejects["state"], rejects["reason"])
+    stages = pa.array(["crawl"] * len(domains), pa.string())
+    return _counted(domains, stages, rejects["state"], rejects["reason"])
 
 
 def _of_download(manifest: ShardRef, images: ShardRef) -> pa.Table:
-    domains = read_table(manifest, ["domain"])["domain"]
+    """What was asked of a server is of the stage `download`; what was read from a tar or a folder, of `read`."""
+    listed = read_table(manifest, ["domain", "location"])
+    domains = listed["domain"]
+    stages = pc.if_else(pc.is_null(listed["location"]), "download", "read")
     state, reason = (np.full(len(domains), name, dtype=object) for name in ("kept", FETCHED))
     rejects = read_table(images, ["row", "state", "reason"], kind="rejects")
     rows = rejects["row"].to_numpy() - manifest.first_row
     state[rows], reason[rows] = rejects["state"].to_numpy(), rejects["reason"].to_numpy()
-    return _counted(domains, "download", pa.array(state, pa.string()), pa.array(reason, pa.string()))
+    return _counted(domains, stages, pa.array(state, pa.string()), pa.array(reason, pa.string()))
 
 
-def _counted(domains: pa.Array, stage: str, state: pa.Array, reason: pa.Array) -> pa.Table:
+def _counted(domains: pa.Array, stages: pa.Array, state: pa.Array, reason: pa.Array) -> pa.Table:
     ones = pa.array(np.ones(len(domains), dtype=np.int64))
-    stages = pa.array([stage] * len(domains), pa.string())
     return _summed(pa.table([domains, stages, state, reason, ones], schema=OUTCOMES))
 
 

@@ -612,11 +612,9 @@ _RAW = re.compile(  # comments, and what holds no tags
     + b"|".join(rb"<%b(?=[\s/>])[^<]*(?:<(?!/%b)[^<]*)*" % (name, name) for name in _RAW_NAMES),
     re.IGNORECASE | re.DOTALL,
 )
-_OVERLOADED = re.compile(
-    rb"""<[a-z][^\s/>]*(?:[\s/]*(?:=[^\s/>=]*|[^\s/>=]+)(?:\s*=\s*(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^\s>]*))?){%d}"""
-    % MAX_ATTRIBUTES,
-    re.IGNORECASE,
-)
+_VALUE = rb"""\s*+=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|(?!["'])[^\s>]*+)"""
+_ATTRIBUTE = rb"[\s/]*+(?:=[^\s/>=]*+|[^\s/>=]++)(?:" + _VALUE + rb"|(?!\s*+=))"  # of its choices only one can fit
+_OVERLOADED = re.compile(rb"<[a-z][^\s/>]*+(?:" + _ATTRIBUTE + rb"){%d}" % MAX_ATTRIBUTES, re.IGNORECASE)
 
 
 def _tame(html: bytes) -> bytes:

@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float
     (folder / "people").mkdir()
     for name, image in pictures.items():
         image.save(folder / "pool" / name)
-    scene((400, 300), [(40, 30, 150)])[0].save(folder / "people" / "one.png")
+    scene((400, 300), [(60, 40, 80)])[0].save(folder / "people" / "one.png")
     whole = (folder / "people" / "one.png").read_bytes()
     (folder / "people" / "broken.png").write_bytes(whole[: len(whole) // 2])
     spec = classifier(folder / "nsfw.safetensors")
