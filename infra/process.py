@@ -3,22 +3,22 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from lvd.infra.errors import RetryableError
 
 
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_own_process(function: Callable[..., Any], *arguments: Any, preload: Sequence[str] = ()) -> Any:
     """What the function gives, called in a new process that ends with this one.
 
-    function: of a module, importable by name; the first call imports that module once, in the process that the others
-    are forked from. Arguments and result are pickled; so is an error, which is raised here.
+    function: of a module, importable by name; the first call imports that module and those of `preload` once, in the
+    process that the others are forked from. Arguments and result are pickled; so is an error, which is raised here.
     Raises RetryableError if the process ends without a word (out of memory, killed).
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
+    context.set_forkserver_preload([function.__module__, *preload])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, arguments), daemon=True)
     with receiver:

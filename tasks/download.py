@@ -24,6 +24,7 @@ def download_shard(source: ShardRef, target: ShardRef, config: Config, share: in
 
     share: how many such tasks run at once; the limits per host are divided among them.
     """
-    rows = in_own_process(fetching.fetch_shard, source, target, with_features(SCHEMA), config, share)
+    asked = source, target, with_features(SCHEMA), config, share
+    rows = in_own_process(fetching.fetch_shard, *asked, preload=["pandas"])  # pyarrow imports it at its first batch
     log_account(target, Storage(target.root).read_json(target.name("account", "json")))
     return target.model_copy(update={"rows": rows})

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pyarrow as pa
 import xxhash
+from PIL import Image
 from pydantic import BaseModel, Field
 
 from lvd.infra.http import Client, HttpError, Response
@@ -193,7 +194,8 @@ class Downloader:
         try:
             data = await (self._read(row["location"]) if row["location"] else self._fetch(row["url"], index))
             check_digest(data, row["digest"])
-            if config.short_edge_px is not None:
+            if config.short_edge_px is not None and data:
+                self._flights.hold(index, len(data))
                 data = await self._shrunk(data)
             return image_row(row, data, max_bytes=config.max_bytes, max_pixels=config.max_pixels)
         except Rejected as rejected:
@@ -308,26 +310,37 @@ class Downloader:
             announced = response.header("content-length") or "not announced"
             error = f"image must have at most {config.max_bytes} bytes, had more (Content-Length {announced})"
             raise Rejected("too_large", error, data=response.body)
-        return decompressed(response.body, response.header("content-encoding") or "", config.max_bytes)
+        data = decompressed(response.body, response.header("content-encoding") or "", config.max_bytes)
+        if len(data) > config.max_bytes:
+            raise Rejected("too_large", f"image must have at most {config.max_bytes} bytes unpacked", data=data)
+        return data
 
     async def _robots_txt(self, url: str) -> tuple[int, bytes] | None:
         """Status and body of a robots.txt at the end of its redirects; None if it cannot be had."""
-        try:
-            for _ in range(self._config.max_redirects + 1):
-                response = await self._ask(url, -1, max_bytes=ROBOTS_BYTES)
-                location = response.header("location")
-                if response.status not in REDIRECTS or not location:
-                    encoding = response.header("content-encoding") or ""
-                    return response.status, decompressed(response.body, encoding, ROBOTS_BYTES)
-                url = redirected(url, location)
-        except Rejected:
-            return None
+        for attempt in range(self._config.retries + 1):
+            try:
+                return await self._robots_answer(url)
+            except Rejected as rejected:
+                if not rejected.retryable:
+                    return None
+            await asyncio.sleep(pause_s(url, attempt, backoff_s=self._config.backoff_s))
         return None
+
+    async def _robots_answer(self, url: str) -> tuple[int, bytes]:
+        for _ in range(self._config.max_redirects + 1):
+            response = await self._ask(url, -1, max_bytes=ROBOTS_BYTES)
+            location = response.header("location")
+            if response.status not in REDIRECTS or not location:
+                encoding = response.header("content-encoding") or ""
+                return response.status, decompressed(response.body, encoding, ROBOTS_BYTES)
+            url = redirected(url, location)
+        raise Rejected("too_many_redirects", f"more than {self._config.max_redirects} redirects, the last to {url}")
 
 
 def fetch_shard(source: ShardRef, target: ShardRef, schema: pa.Schema, config: Config, share: int) -> int:
     """Writes the images of one manifest shard, in its order; returns how many there are."""
     allow_sockets(config.connections)
+    Image.init()  # Pillow's plugins, which would keep the first images waiting
     with write_shard(target, schema, {"version": VERSION, **config.deciding()}) as shard:
         asyncio.run(_fill(shard, source, config, share))
     return shard.kept.rows

@@ -113,7 +113,8 @@ def test_every_fault_has_its_reason_and_leaves_its_first_bytes(run, name):
     assert row["row"] == urls.index(row["key"])
     assert row["error"] and "\n" not in row["error"]
     assert row["bytes"].startswith(first_bytes) and bool(row["bytes"]) == bool(first_bytes)
-    assert requests <= hits[name] <= requests * (2 if name == "reset.png" else 1)  # repeated on a used connection
+    # libcurl repeats a request by itself if a used connection was closed: at most five times
+    assert requests <= hits[name] <= requests * (6 if name == "reset.png" else 1)
 
 
 def test_the_faults_cost_no_other_row(run):
