@@ -103,7 +103,6 @@ class Client:
             pycurl.PROXY: "",  # a proxy would connect where nobody checked the address
             pycurl.NOPROXY: "*",
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS,
-            pycurl.PATH_AS_IS: 1,
             pycurl.BUFFERSIZE: READ_BYTES,
             pycurl.NOSIGNAL: 1,
         }
@@ -148,6 +147,8 @@ class Client:
                     await self._let_one_connect(exchange, f"{target.raw_host}:{target.port}")
                 return await self._answer(exchange, clock)
         except TimeoutError as error:
+            if exchange.ended is not None:  # it came while the loop was busy with others
+                return exchange.response()
             raise exchange.failure("timeout", f"no whole answer within {timeout_s} s", may_pass=True) from error
         finally:
             exchange.leave()
@@ -275,10 +276,7 @@ class _Transfers:
         for exchange in list(self._running.values()):
             self.stop(exchange)
             exchange.end(pycurl.E_ABORTED_BY_CALLBACK, CLOSED)
-        self._multi.close()
-        self._set_timer(-1)
-        for fd in list(self._watched):
-            self._watch(pycurl.POLL_REMOVE, fd)
+        self._multi.close()  # which ends its timer and what it watches
 
     def _watch(self, events: int, fd: int, *_: object) -> None:
         """Called by libcurl, which may not be called from here."""
@@ -435,14 +433,14 @@ class _Exchange:
 
 
 def _final_head(lines: list[bytes]) -> _Head:
-    """The last head among the header lines, which follows those of 1xx answers; trailers belong to none."""
+    """The head of the answer, which follows those of 1xx answers; trailers are left out."""
     status, version, headers, is_whole = 0, "", [], True
     for line in lines:
         try:
             text = line.decode().strip()
         except UnicodeDecodeError:
             text = line.decode("latin-1").strip()
-        if is_whole and text.startswith("HTTP/"):
+        if is_whole and status < 200 and text.startswith("HTTP/"):
             status, version, headers, is_whole = int(text.split()[1]), text[5:].split()[0], [], False
         elif not text:
             is_whole = True

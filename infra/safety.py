@@ -1,16 +1,13 @@
 """Which addresses may be asked: no request goes to a host that is not on the public internet.
 
-A name is resolved once, its addresses are checked, and the connection goes to a checked address, so that a name which
-answers differently the second time (DNS rebinding) gains nothing. A host that is an address already, in whatever
-spelling, is rewritten to its canonical form before it is checked: the address checked is the address connected to.
+A host that is an address, in whatever spelling, is rewritten to its canonical form before it is checked. What a name
+resolves to is checked by `http`, at the moment that it connects, so that a name which answers differently the second
+time (DNS rebinding) gains nothing.
 """
 
 import ipaddress
 import re
-import socket
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 # IANA IPv4 special-purpose registry, and what clouds answer on a public address to their own guests.
@@ -146,27 +143,3 @@ def safe_url(url: str | URL, *, allow_loopback: bool = False) -> URL:
     if not is_allowed(literal, allow_loopback=allow_loopback):
         raise BlockedAddressError(f"address must be public, was {literal}")
     return parsed.with_host(literal)
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves a name to those of its addresses that may be asked; aiohttp connects to these and no others.
-
-    aiohttp asks no resolver about a host that is an address: send every URL through `safe_url` first.
-    """
-
-    def __init__(self, *, allow_loopback: bool = False, resolver: AbstractResolver | None = None) -> None:
-        self._allow_loopback = allow_loopback
-        self._resolver = resolver or ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Raises OSError if the name does not resolve, BlockedAddressError if none of its addresses may be asked."""
-        found = await self._resolver.resolve(host, port, family)
-        allowed = [result for result in found if is_allowed(result["host"], allow_loopback=self._allow_loopback)]
-        if not allowed:
-            raise BlockedAddressError(f"address must be public, was {', '.join(r['host'] for r in found)} ({host})")
-        return allowed
-
-    async def close(self) -> None:
-        await self._resolver.close()

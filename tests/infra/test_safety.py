@@ -1,10 +1,8 @@
-import asyncio
 import socket
 
 import pytest
-from aiohttp.abc import AbstractResolver
 
-from lvd.infra.safety import BlockedAddressError, PublicResolver, is_allowed, is_public, literal_address, safe_url
+from lvd.infra.safety import BlockedAddressError, is_allowed, is_public, literal_address, safe_url
 
 PUBLIC = [
     "8.8.8.8",
@@ -150,42 +148,3 @@ def test_a_safe_url_connects_to_the_address_that_was_checked():
     for url in ("/relative", "", "http://[1"):
         with pytest.raises((ValueError, BlockedAddressError)):
             safe_url(url)
-
-
-class Answers(AbstractResolver):
-    def __init__(self, *addresses):
-        self.addresses = addresses
-
-    async def resolve(self, host, port=0, family=socket.AF_UNSPEC):
-        return [
-            {"hostname": host, "host": a, "port": port, "family": family, "proto": 0, "flags": 0}
-            for a in self.addresses
-        ]
-
-    async def close(self):
-        pass
-
-
-def resolved(*addresses, **options):
-    resolver = PublicResolver(resolver=Answers(*addresses), **options)
-    return [result["host"] for result in asyncio.run(resolver.resolve("example.org", 80))]
-
-
-def test_the_resolver_drops_what_is_not_public():
-    assert resolved("10.0.0.1", "8.8.8.8", "::1") == ["8.8.8.8"]
-    assert resolved("127.0.0.1", "10.0.0.1", allow_loopback=True) == ["127.0.0.1"]
-    with pytest.raises(BlockedAddressError, match=r"10\.0\.0\.1.*example\.org"):
-        resolved("10.0.0.1", "127.0.0.1")
-
-
-def test_the_resolver_asks_the_system():
-    async def resolve(**options):
-        resolver = PublicResolver(**options)
-        try:
-            return [result["host"] for result in await resolver.resolve("localhost", 80)]
-        finally:
-            await resolver.close()
-
-    with pytest.raises(BlockedAddressError):
-        asyncio.run(resolve())
-    assert set(asyncio.run(resolve(allow_loopback=True))) <= {"127.0.0.1", "::1"}
