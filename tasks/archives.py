@@ -31,6 +31,7 @@ KEPT_BYTES = MAX_PAGE_BYTES + MAX_HEADER_BYTES  # of a record's block
 READ_BYTES = 64 << 10  # of the file at once: zlib copies what it leaves of them
 INFLATED_BYTES = 64 << 10  # of a gzip member at once: at a fault so many bytes before it are lost
 STEP_BYTES = 4 << 10  # of what FastWARC decompresses: at a fault it gives nothing of what was asked for
+RETRIED_BYTES = 1 << 20  # before the place where a gzip member turned out to be broken
 PATTERN_BYTES = 64  # more than the patterns below need in view
 
 _RECORD = re.compile(rb"WARC/\d[.]\d{1,2}[ \t]{0,2}\r?\n")
@@ -48,7 +49,6 @@ _CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s"';,]+)""", re.IGNORECASE)
 _SURROGATE = re.compile(r"(\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\u[dD][89a-fA-F]..")
 _HTML_TYPES = frozenset(["text/html", "application/xhtml+xml"])
 _WAT_IMAGE = re.compile(r"(IMG)@/|SOURCE@/(?=.*srcset)")
-_NO_IMAGE = frozenset(["longdesc", "background", "data-href", "data-uri"])  # attributes of an <img> in a WAT
 _URI = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*://")
 _ARCHIVE = re.compile(r"[.](?:warc|wat)(?:[.](?:gz|zst|lz4))?$", re.IGNORECASE)
 _LIST = re.compile(r"[.](?:paths|txt)(?:[.]gz)?$", re.IGNORECASE)
@@ -195,7 +195,7 @@ def _first_bytes(reader_of: Callable[[io.BytesIO], Any], body: bytes) -> bytes:
     parts, room = [], MAX_PAGE_BYTES
     with suppress(OSError):
         reader = reader_of(io.BytesIO(body))
-        while room and (part := reader.read(min(room, STEP_BYTES))):
+        while part := reader.read(min(room, STEP_BYTES)):
             parts.append(part)
             room -= len(part)
     return b"".join(parts)
@@ -205,7 +205,7 @@ def _inflated(body: bytes) -> bytes:
     inflate, data = zlib.decompressobj(-zlib.MAX_WBITS), b""
     with suppress(zlib.error):
         data = inflate.decompress(body, MAX_PAGE_BYTES)
-    return data if inflate.eof or len(data) > len(body) else b""  # text, too, begins like something deflated
+    return b"" if inflate.unused_data else data  # the beginning of a text, too, may look deflated
 
 
 def _wat_page(record: _Record) -> Page | None:
@@ -279,8 +279,6 @@ def _wat_elements(links: list[Any]) -> Iterator[tuple[_Attributes, list[_Attribu
         if found is None and not (img or sources):
             continue
         attribute = link["path"][found.end() :].lower() if found else ""
-        if attribute in _NO_IMAGE:
-            continue
         if found is None or (img and (found[1] is None or attribute in img)):
             yield img, sources, alt
             img, sources, alt = {}, [], None
@@ -374,9 +372,9 @@ def _inner_record(data: "_Bytes", header_size: int, size: int) -> int | None:
 class _Bytes:
     """A stream that is read forward, with a view of what comes next. Offsets count from the next byte."""
 
-    def __init__(self, more: Callable[[], bytes], *, behind: int = 0) -> None:
+    def __init__(self, more: Callable[[], bytes], seek: Callable[[int], Any] | None = None) -> None:
         self._more = more  # the next bytes, b"" at the end
-        self._behind = behind  # how many bytes that were passed stay in view
+        self._seek = seek
         self._has_more = True
         self._view = b""
         self._at = 0
@@ -387,13 +385,12 @@ class _Bytes:
         left = len(self._view) - self._at
         if left >= num_bytes or not self._has_more:
             return left >= num_bytes
-        behind = min(self._behind, self._at)
-        parts = [self._view[self._at - behind :]]
+        parts = [self._view[self._at :]]
         while left < num_bytes and self._has_more:
             parts.append(self._more())
             left += len(parts[-1])
             self._has_more = bool(parts[-1])
-        self._view, self._at = b"".join(parts), behind
+        self._view, self._at = b"".join(parts), 0
         return left >= num_bytes
 
     def peek(self, num_bytes: int) -> bytes:
@@ -428,10 +425,10 @@ class _Bytes:
         return passed
 
     def back_to(self, position: int) -> None:
-        """Go back to the position, or as near as the view reaches."""
-        step = min(self.position - position, self._at)
-        self._at -= step
-        self.position -= step
+        """Go back, where the stream can."""
+        with suppress(ValueError):  # what a web server sends as a stream cannot
+            self._seek(position)
+            self._view, self._at, self._has_more, self.position = b"", 0, True, position
 
     def skip_all(self, pattern: re.Pattern[bytes]) -> None:
         """Pass the bytes that the pattern, which repeats one of several bytes, matches."""
@@ -463,7 +460,7 @@ def _runs(file: Any) -> _Runs:
     """The runs of a file, whose format its first bytes tell."""
     from fastwarc.stream_io import Lz4Reader, ZstdReader
 
-    raw = _Bytes(lambda: file.read(READ_BYTES), behind=READ_BYTES)
+    raw = _Bytes(lambda: file.read(READ_BYTES), file.seek)
     if raw.matches(_GZIP):
         return _Members(raw)
     if raw.matches(_ZSTD):
@@ -526,8 +523,8 @@ class _Members:
         is_told = bool(self.error)
         self.error, self._ahead_error = self._ahead_error, ""
         if not (self.error or self._ahead):
-            if is_told and self._raw.position > self._offset:  # a broken member may have been read beyond its end
-                self._raw.back_to(self._offset + 1)
+            if is_told and self._raw.position > self._offset:  # a broken member may have taken others for its own
+                self._raw.back_to(max(self._offset + 1, self._raw.position - RETRIED_BYTES))
             self._raw.skip_all(_PADDING)
             begin = self._raw.position
             is_found = self._find_record()

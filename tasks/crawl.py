@@ -24,7 +24,8 @@ from lvd.infra.shards import ShardRef, StageDir, is_written, read_batches, read_
 from lvd.tasks import robots, schemas, sources
 from lvd.tasks.algorithms.firsts import first_of_each
 from lvd.tasks.sources import Partition
-from lvd.tasks.url_rules import Rules, UrlRules, domain_of, host_of, normalized_url
+from lvd.tasks.url_rules import Rules, UrlRules
+from lvd.tasks.urls import domain_of, host_of, normalized_url
 
 SCHEMA = schemas.MANIFEST
 VERSION = 2

@@ -63,6 +63,7 @@ TIFF_PLACES = (273, 324)  # StripOffsets, TileOffsets: Pillow makes an object of
 TIFF_SUB_DIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, interoperability
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+_JPEG_SEGMENT = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # between pixels
 _JPEG_SCAN = re.compile(rb"\xff\xda")
 _JPEG_BARE = frozenset((0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))  # markers without a length, as Pillow reads them
 _EXIF = re.compile(rb"Exif")
@@ -276,23 +277,22 @@ def _check_jpeg(data: bytes) -> None:
             position += max(2, int.from_bytes(data[position : position + 2], "big"))
         if parts > MAX_PARTS or exif > MAX_EXIF_SEGMENTS:
             raise _too_much(data, "JPEG", f"{parts} segments and fill bytes, {exif} segments of EXIF")
-    if data[position + 2 : position + 3] != components and _num_scans(data, position) > MAX_SCANS:
-        raise _too_much(data, "JPEG", f"more than {MAX_SCANS} scans")
+    if data[position + 2 : position + 3] != components:
+        _check_scans(data, position)
 
 
-def _num_scans(data: bytes, position: int) -> int:
-    """How many scans a JPEG has up to its end, the one that begins there included; no further than MAX_SCANS + 1."""
+def _check_scans(data: bytes, position: int) -> None:
+    """Raises DecodeError if more than MAX_SCANS scans of a JPEG begin from there to its end, or too many segments."""
     if len(_JPEG_SCAN.findall(data, position)) < MAX_SCANS:  # behind the end, in a film, there may be more
-        return 1
-    scans = 1
-    while scans <= MAX_SCANS and (found := _JPEG_MARKER.search(data, position)):
-        marker, position = found[1][0], found.end()
-        if marker == 0xD9:
-            break
-        scans += marker == 0xDA
-        if marker not in _JPEG_BARE:
-            position += max(2, int.from_bytes(data[position : position + 2], "big"))
-    return scans
+        return
+    scans = segments = 1
+    while (found := _JPEG_SEGMENT.search(data, position)) and found[1] != b"\xd9":
+        position = found.end()
+        position += max(2, int.from_bytes(data[position : position + 2], "big"))
+        segments += 1
+        scans += found[1] == b"\xda"
+        if scans > MAX_SCANS or segments > MAX_PARTS:
+            raise _too_much(data, "JPEG", f"{scans} scans in {segments} segments")
 
 
 def _check_png(data: bytes) -> None:
@@ -385,7 +385,8 @@ def _tiff_layout(data: bytes, start: int) -> tuple[str, str, str, str, int]:
 def _num_values(data: bytes, start: int) -> int:
     """How many numbers the first directory of the TIFF or EXIF block at `start`, and those within it, announce.
 
-    Entries count as one each, texts and bytes as nothing, values that the file is too short for as nothing.
+    Each entry counts as one more; texts and bytes as nothing, as do values of no known type and values for which the
+    file is too short: Pillow leaves them out.
     """
     order, count, entry, place, first = _tiff_layout(data, start)
     total = 0
@@ -402,7 +403,7 @@ def _num_values(data: bytes, start: int) -> int:
             whole = whole[: len(whole) // struct.calcsize(order + entry) * struct.calcsize(order + entry)]
             for tag, kind, values, value in struct.iter_unpack(order + entry, whole):
                 size = TIFF_TYPE_BYTES[kind] if kind < len(TIFF_TYPE_BYTES) else 0
-                if (kind not in TIFF_BYTE_TYPES or tag in TIFF_PLACES) and values * size <= len(data):
+                if (kind not in TIFF_BYTE_TYPES or tag in TIFF_PLACES) and 0 < values * size <= len(data):
                     total += values
                 if tag in TIFF_SUB_DIRECTORIES and value not in seen:
                     pending.append(value)

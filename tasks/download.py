@@ -5,9 +5,12 @@ memory per worker at most HELD_BYTES, some kilobytes per row under way and one i
 in a process of its own; one that is killed costs its shard only, which is fetched again.
 """
 
+from typing import Any
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from lvd.infra.errors import RetryableError
 from lvd.infra.process import in_own_process
 from lvd.infra.shards import ShardRef, log_account, with_features
 from lvd.infra.storage import Storage
@@ -18,13 +21,19 @@ VERSION = fetching.VERSION
 Config = fetching.Config  # it lies where the process that fetches can import it without Prefect
 
 
-@task(name="download", persist_result=False, cache_policy=NO_CACHE, retries=2)
+def is_retryable(_task: Any, _run: Any, state: Any) -> bool:
+    """Only a process that ended without a word is started again."""
+    return isinstance(state.result(raise_on_failure=False), RetryableError)
+
+
+@task(name="download", persist_result=False, cache_policy=NO_CACHE, retries=2, retry_condition_fn=is_retryable)
 def download_shard(source: ShardRef, target: ShardRef, config: Config, share: int = 1) -> ShardRef:
     """Writes the images of one manifest shard, in its order; returns the target with its rows.
 
     share: how many such tasks run at once; the limits per host are divided among them.
     """
     asked = source, target, with_features(SCHEMA), config, share
-    rows = in_own_process(fetching.fetch_shard, *asked, preload=["pandas"])  # pyarrow imports it at its first batch
+    slow = ["pandas", *(["torch"] if config.short_edge_px else [])]  # pyarrow imports pandas at its first batch
+    rows = in_own_process(fetching.fetch_shard, *asked, preload=slow)
     log_account(target, Storage(target.root).read_json(target.name("account", "json")))
     return target.model_copy(update={"rows": rows})

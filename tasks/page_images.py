@@ -6,8 +6,8 @@ Resiliparse parses as a browser without scripts does, so that what stands in <no
 
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, utf_8_decode
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -29,18 +29,21 @@ TYPES = frozenset(
 LAZY_SRCSETS = (
     "data-srcset",  # lazysizes, vanilla-lazyload, lozad, yall, Swiper, Owl Carousel
     "data-lazy-srcset",  # WP Rocket, Jetpack, BJ Lazy Load
-    "data-original-set",  # vanilla-lazyload before 9
+    "data-original-set",  # vanilla-lazyload, older
+    "data-original-srcset",
     "data-pagespeed-lazy-srcset",  # mod_pagespeed
     "data-ezsrcset",  # Ezoic
     "data-wpfc-original-srcset",  # WP Fastest Cache
     "data-nectar-img-srcset",  # Salient
+    "data-tf-srcset",  # Themify
+    "data-brsrcset",  # Breeze
+    "fifu-data-srcset",  # Featured Image from URL
     "data-flickity-lazyload-srcset",
     "data-splide-lazy-srcset",
-    "data-cfsrcset",  # Cloudflare Mirage
     "nitro-lazy-srcset",  # NitroPack
     "lazy-srcset",
 )
-"""Where lazy loaders keep `srcset`, the usual ones first."""
+"""Where lazy loaders keep `srcset`; of two the first counts."""
 
 LAZY_SRCS = (
     "data-src-retina",  # unveil, Owl Carousel: for dense screens
@@ -54,19 +57,22 @@ LAZY_SRCS = (
     "data-lazyload-src",
     "data-hi-res-src",
     "data-pagespeed-lazy-src",
-    "pagespeed_lazy_src",  # mod_pagespeed before 1.9
+    "pagespeed_lazy_src",  # mod_pagespeed, older
     "data-ezsrc",
     "data-wpfc-original-src",
     "data-nectar-img-src",
+    "data-tf-src",
     "data-opt-src",  # Optimole
-    "data-orig-src",  # Avada
+    "data-orig-src",  # Avada, Adobe Muse
     "data-breeze",
+    "fifu-data-src",
     "data-flickity-lazyload-src",
     "data-flickity-lazyload",
     "data-splide-lazy",
-    "data-cfsrc",
+    "data-cfsrc",  # Cloudflare Mirage
     "nitro-lazy-src",
-    "data-frz-src",
+    "data-frz-src",  # Fasterize
+    "data-original-src",
     "data-echo",  # echo.js
     "data-defer-src",
     "data-delayed-url",  # LinkedIn
@@ -81,16 +87,18 @@ LAZY_SRCS = (
     "lazysrc",
     "loadlate",  # IMDb
     "real_src",  # Sina
-    "original",  # jquery.lazyload before 1.8
+    "original",  # jquery.lazyload, older
     "file",  # Discuz!
 )
-"""Where lazy loaders keep `src`, the usual ones first. Sources: the loaders' documentation, and which of these names
-readers of web pages look for (Readability, Miniflux, and others)."""
+"""Where lazy loaders keep `src`; of several the first counts. What names another image than the one that is shown
+(`data-large-file`, `data-zoom-image`), or often no image at all (`data-url`, `data-image`), is not here."""
 
 MAX_REOPENED = 1 << 20  # nodes; a parser needs 0.4 kB of memory for each
 LONG_TAG_BYTES = 1 << 13  # without < and >; attributes in such a tag are counted
 CHECKED_PAGE_BYTES = 1 << 18  # of a longer page every tag's attributes are counted
 MAX_ATTRIBUTES = 2000  # of one tag
+MAX_DESCRIPTOR_CHARS = 100  # of a candidate; one with more is passed by
+MAX_CONDITION_CHARS = 1000  # of `type` and `media`; a <source> with more is passed by
 
 _WS = " \t\n\f\r"
 _LAZY_SRC_SET = frozenset(LAZY_SRCS)
@@ -126,11 +134,11 @@ def parsed(html: bytes, page_url: str, *, charset: str | None = None) -> ParsedP
     document = HTMLTree.parse(_tame(html).decode(codec, "replace")).document
     bases = document.query_selector_all("base[href]").values()
     base_url = _document_base(bases[0].get_attribute("href"), page_url) if bases else page_url
-    sources = _picture_sources(document)
+    of_pictures = _chosen_of_pictures(document)
     images = []
     for element in document.get_elements_by_tag_name("img").values():  # .values(): iteration takes quadratic time
         img = _attributes(element, _IMG_ATTRIBUTES)
-        chosen = chosen_source(img, sources.get(element, ()) if sources else ())
+        chosen = (of_pictures and of_pictures.get(element)) or chosen_source(img)
         url = absolute_url(chosen, base_url, encoding=codec) if chosen else None
         if url:
             images.append(PageImage(url, " ".join(img.get("alt", "").split()) or None))
@@ -142,17 +150,18 @@ def _attributes(element: Any, wanted: frozenset[str]) -> dict[str, str]:
     return {name: element.get_attribute(name) for name in element.attribute_names if name in wanted}
 
 
-def _picture_sources(document: Any) -> dict[Any, list[dict[str, str]]]:
-    """Of every <img> that is a child of a <picture>: the attributes of the <source> children before it."""
+def _chosen_of_pictures(document: Any) -> dict[Any, str | None]:
+    """Of every <img> that is a child of a <picture>: what the <source> children before it give."""
     found = {}
     for picture in document.get_elements_by_tag_name("picture").values():
-        sources: list[dict[str, str]] = []
-        for child in picture.children.values():
-            if child.local_name == "source":
-                sources.append(_attributes(child, _SOURCE_ATTRIBUTES))
-            elif child.local_name == "img":
-                found[child] = sources
-                break
+        chosen = None
+        child = picture.first_element_child
+        while child is not None:
+            if child.local_name == "img":
+                found[child] = chosen
+            elif chosen is None and child.local_name == "source":
+                chosen = _of_source(_attributes(child, _SOURCE_ATTRIBUTES))
+            child = child.next_element_sibling
     return found
 
 
@@ -167,9 +176,8 @@ def chosen_source(img: Mapping[str, str], sources: Sequence[Mapping[str, str]] =
     a lazy `src`, `src`. What is no file (`data:`, `blob:`, `javascript:`, `about:`) is passed by.
     """
     for source in sources:
-        fits = _fits(source.get("type"), source.get("media"))
-        if fits and (found := _largest_of(source)):
-            return found[0]
+        if chosen := _of_source(source):
+            return chosen
     src = img.get("src", "")
     if not _is_file(src):
         src = ""
@@ -180,6 +188,13 @@ def chosen_source(img: Mapping[str, str], sources: Sequence[Mapping[str, str]] =
             if name in img and (url := _lazy_url(img[name], img.get("data-widths", ""))):
                 return url
     return src or None
+
+
+def _of_source(source: Mapping[str, str]) -> str | None:
+    kind, media = source.get("type", ""), source.get("media", "")
+    fits = len(kind) + len(media) <= MAX_CONDITION_CHARS and _fits(kind, media)
+    found = _largest_of(source) if fits else None
+    return found[0] if found else None
 
 
 def largest_candidate(srcset: str) -> str | None:
@@ -194,7 +209,7 @@ def largest_candidate(srcset: str) -> str | None:
 
 _SRC_SIZE = 0.5  # as a density of 1
 _CANDIDATE = re.compile(  # a URL; a width, or what else follows it up to a comma that is not in parentheses
-    rf"[{_WS},]*([^{_WS}]+)(?:(?<=,)|[{_WS}]+([0-9]+)w[{_WS}]*(?:,|\Z)|((?:[^(,]+|\([^)]*\)?)*),?)"
+    rf"[{_WS},]*([^{_WS}]+)(?:(?<=,)|[{_WS}]+([0-9]+)w[{_WS}]*(?:,|\Z)|((?:[^(,]++|\([^)]*+\)?+)*+),?)"
 )
 _WIDTH = re.compile(rf"([0-9]+)w[{_WS}]+[0-9]*[1-9][0-9]*h|[0-9]*[1-9][0-9]*h[{_WS}]+([0-9]+)w")
 _DENSITY = re.compile(r"((?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|-0+(?:\.0+)?)x")
@@ -202,10 +217,18 @@ _DENSITY = re.compile(r"((?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|-0
 
 def _largest(srcset: str) -> tuple[str, float] | None:
     """The largest candidate and its size: the width, or of a density what is below 1 and grows with it."""
+    candidates = _CANDIDATE.findall(srcset.rstrip(_WS + ","))
+    found = _best(candidates)
+    if found and not _is_file(found[0]):
+        found = _best([candidate for candidate in candidates if _is_file(candidate[0])])
+    return found
+
+
+def _best(candidates: list[tuple[str, str, str]]) -> tuple[str, float] | None:
     best, best_size = "", -1.0
-    for url, width, descriptors in _CANDIDATE.findall(srcset.rstrip(_WS + ",")):
+    for url, width, descriptors in candidates:
         size = float(width) or -1.0 if width else _size(descriptors.strip(_WS))
-        if size > best_size and _is_file(url):
+        if size > best_size:
             best, best_size = url, size
     return (best.rstrip(","), best_size) if best else None
 
@@ -214,6 +237,8 @@ def _size(descriptors: str) -> float:
     """Below 0 if they break the rules. A height is allowed beside a width, and says nothing."""
     if not descriptors:
         return _SRC_SIZE
+    if len(descriptors) > MAX_DESCRIPTOR_CHARS:
+        return -1.0
     if found := _DENSITY.fullmatch(descriptors):
         return 1.0 - 1.0 / (1.0 + float(found[1]))
     if found := _WIDTH.fullmatch(descriptors):
@@ -242,17 +267,27 @@ def _is_file(url: str) -> bool:
     return not _NO_FILE.match(url) and len(url) <= MAX_URL_CHARS
 
 
-def _fits(kind: str | None, media: str | None) -> bool:
-    if kind and kind.partition(";")[0].strip(_WS).lower() not in TYPES:
-        return False
-    return not media or (len(media) <= 1000 and _matches(media))
+@lru_cache(maxsize=4096)
+def _fits(kind: str, media: str) -> bool:
+    """Whether the screen shows a <source> of that `type` and `media`."""
+    return (not kind or kind.partition(";")[0].strip(_WS).lower() in TYPES) and _matches(media)
 
 
 # ---- media queries
 
 
-_MEDIA_TYPE = re.compile(r"\s*(?:(not|only)\s+)?(?!(?:not|only|and|or)\b)([a-z-]+)\s*(?:\band\b(?=[\s(]))?\s*")
-_TOKEN = re.compile(r"\s*(\(|\)|(?:not|and|or)(?=[\s(])|[^()]+)")
+_TRUE, _FALSE, _UNKNOWN = "\ue000\ue001\ue002"  # stand for what has been in parentheses
+_VALUES = {_TRUE: True, _FALSE: False, _UNKNOWN: None}
+_VALUE_OF = {True: _TRUE, False: _FALSE, None: _UNKNOWN}
+_ONE = rf"[{_TRUE}{_FALSE}{_UNKNOWN}]"
+_INNERMOST = re.compile(r"\(([^()]*)\)")
+_NOT = re.compile(rf"\s*not\s+{_ONE}\s*")
+_AND = re.compile(rf"\s*{_ONE}(?:\s*and\s+{_ONE})*\s*")
+_OR = re.compile(rf"\s*{_ONE}(?:\s*or\s+{_ONE})*\s*")
+_OF_TYPE = re.compile(
+    rf"\s*(?:(not|only)\s+)?(?!(?:not|only|and|or)\b)([a-z-]+)(?:\s+and\s+({_NOT.pattern}|{_AND.pattern}))?\s*"
+)
+_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _FEATURE = re.compile(r"\s*([a-z-]+)\s*(?::\s*([^:<>=]+?))?\s*")
 _RANGE = re.compile(r"\s*([^<>=:]+?)\s*(<=|>=|<|>|=)\s*([^<>=:]+?)\s*(?:(<=|>=|<|>)\s*([^<>=:]+?)\s*)?")
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?)([a-z]*)")
@@ -287,7 +322,7 @@ _STATED = {
     "color-gamut": ("srgb",),
     **dict.fromkeys(("dynamic-range", "video-dynamic-range"), ("standard",)),
     "display-mode": ("browser",),
-    **dict.fromkeys(("forced-colors", "inverted-colors"), ("none",)),
+    "forced-colors": ("none",),
     "overflow-block": ("scroll",),
     "overflow-inline": ("scroll",),
 }
@@ -303,57 +338,41 @@ _COMPARE = {
 }
 
 
-@lru_cache(maxsize=4096)
 def _matches(media: str) -> bool:
     """Whether a media query list is true of the screen. Source: W3C Media Queries 4; what is unknown is not true."""
-    if not media.strip(_WS):
+    media = _COMMENT.sub(" ", media.lower())
+    if not media.strip():
         return True
-    return any(_query(query) is True for query in media.lower().split(","))
+    media += ")" * (media.count("(") - media.count(")"))
+    while (inner := _INNERMOST.sub(lambda found: _VALUE_OF[_in_parentheses(found[1])], media)) != media:
+        media = inner
+    return any(_query(query) is True for query in media.split(","))
 
 
 def _query(query: str) -> bool | None:
-    found = _MEDIA_TYPE.match(query)
+    found = _OF_TYPE.fullmatch(query)
     if found is None:
         return _condition(query)
-    rest = query[found.end() :]
-    true = found[2] in ("all", "screen")
-    if rest or query.rstrip().endswith(" and"):
-        condition = _condition(rest)
-        true = None if condition is None else true and condition
-    return true if true is None or found[1] != "not" else not true
+    value = found[2] in ("all", "screen")
+    if value and found[3]:
+        value = _condition(found[3])
+    return value if value is None or found[1] != "not" else not value
+
+
+def _in_parentheses(text: str) -> bool | None:
+    return _feature(text) if _VALUES.keys().isdisjoint(text) else _condition(text)
 
 
 def _condition(text: str) -> bool | None:
     """None if it is unknown or no condition."""
-    tokens = _TOKEN.findall(text)
-    if text.count("(") > 50 or "".join(tokens).replace(" ", "") != "".join(text.split()):
-        return None
-    tokens.append("")
-    value, end = _any_or_all(tokens, 0)
-    return value if end == len(tokens) - 1 else None
-
-
-def _any_or_all(tokens: list[str], at: int) -> tuple[bool | None, int]:
-    value, at = _in_parentheses(tokens, at)
-    operator = tokens[at]
-    while operator in ("and", "or") and tokens[at] == operator:
-        other, at = _in_parentheses(tokens, at + 1)
-        decided = operator == "or"
-        value = decided if decided in (value, other) else None if None in (value, other) else not decided
-    return value, at
-
-
-def _in_parentheses(tokens: list[str], at: int) -> tuple[bool | None, int]:
-    if tokens[at] == "not":
-        value, at = _in_parentheses(tokens, at + 1)
-        return (None if value is None else not value), at
-    if tokens[at] != "(":
-        return None, len(tokens)
-    if tokens[at + 1] in ("(", "not"):
-        value, at = _any_or_all(tokens, at + 1)
-    else:
-        value, at = _feature(tokens[at + 1]), at + 2
-    return (value, at + 1) if at < len(tokens) and tokens[at] == ")" else (None, len(tokens))
+    values = [_VALUES[char] for char in text if char in _VALUES]
+    if _NOT.fullmatch(text):
+        return None if values[0] is None else not values[0]
+    if _AND.fullmatch(text):
+        return False if False in values else None if None in values else True
+    if _OR.fullmatch(text):
+        return True if True in values else None if None in values else False
+    return None
 
 
 def _feature(text: str) -> bool | None:
@@ -428,7 +447,7 @@ _CLEAN = re.compile(  # stays as it is but for what stands before it in a relati
     rf"(?:\?[{_QUERY_CHARS}]*)?"
 )
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_IN_PATH = re.compile(r"[^!$-;=@-\]_a-z|~]+")  # to be percent-encoded, as in the other two
+_IN_PATH = re.compile(r"[^!$-;=@-\]_a-z~]+")  # to be percent-encoded, as below; `|` as browsers do it
 _IN_USER = re.compile(r"[^!$-.0-9A-Z_a-z~]+")
 _IN_QUERY = re.compile(r"[^!$-&(-;=?-~]+")
 _IN_FRAGMENT = re.compile(r"[^!#-;=?-_a-~]+")
@@ -559,7 +578,7 @@ def _percent_encoded(run: re.Match[str]) -> str:
 def _query_encoded(run: str, encoding: str) -> str:
     """What a browser sends of characters in a query: bytes of the page's encoding, references for what it lacks."""
     encoded = run.encode(encoding, "xmlcharrefreplace")
-    return "".join(chr(byte) if chr(byte).isdigit() or 0x40 <= byte <= 0x7E else f"%{byte:02X}" for byte in encoded)
+    return "".join(chr(byte) if 0x30 <= byte <= 0x39 or 0x40 <= byte <= 0x7E else f"%{byte:02X}" for byte in encoded)
 
 
 # ---- from bytes to what can be parsed
@@ -587,7 +606,8 @@ def _encoding(html: bytes, charset: str | None) -> tuple[bytes, str]:
     for mark, codec in _MARKS:
         if html.startswith(mark):
             return html[len(mark) :], codec
-    codec = map_encoding_to_html5(charset.strip(), fallback_utf8=False) if charset else None
+    is_label = charset is not None and charset.isascii()
+    codec = map_encoding_to_html5(charset.strip(), fallback_utf8=False) if is_label else None
     if codec is None and (found := _DECLARED.search(html, 0, _DECLARED_WITHIN_BYTES)):
         codec = map_encoding_to_html5(found[1].decode("ascii", "replace"), fallback_utf8=False)
         if codec and codec.startswith("utf-16"):
@@ -601,20 +621,24 @@ def _encoding(html: bytes, charset: str | None) -> tuple[bytes, str]:
     return html, _CODECS.get(codec, codec)
 
 
-_COSTLY = frozenset(b"b big code em font i s small strike strong tt u rb rp rt rtc html body".split())
-_MAYBE_COSTLY = re.compile(rb"<(?:(?:[bisuBISU]|[bcefhstBCEFHST][iomtIOMT][a-zA-Z]*)[\s/]|[rR][bptBPT][cC]?[\s/>])")
-_COSTLY_NAME = re.compile(rb"<(/?)(?:" + b"|".join(sorted(_COSTLY)) + rb")(?=[\s/>])", re.IGNORECASE)
+_COSTLY = rb"b|big|code|em|font|i|s|small|strike|strong|tt|u", rb"rb|rp|rt|rtc", rb"html|body"
+_COSTLY_TAG = re.compile(
+    rb"<(?:(?:%b|%b)(?=[\s/])|(?:%b)(?=[\s/>]))" % (_COSTLY[0], _COSTLY[2], _COSTLY[1]), re.IGNORECASE
+)
+_COSTLY_NAME = re.compile(rb"<(/?)(?:%b)(?=[\s/>])" % b"|".join(_COSTLY), re.IGNORECASE)
 _ALIKE = 36  # open <b>, <i> … without attributes: a parser keeps three of each name
 
 _RAW_NAMES = b"script style textarea title xmp iframe noembed noframes".split()
 _RAW = re.compile(  # comments, and what holds no tags
     rb"<!--(?:-?>|.*?(?:--!?>|\Z))|"
-    + b"|".join(rb"<%b(?=[\s/>])[^<]*(?:<(?!/%b)[^<]*)*" % (name, name) for name in _RAW_NAMES),
+    + b"|".join(rb"<%b(?=[\s/>])[^<]*+(?:<(?!/%b)[^<]*+)*+" % (name, name) for name in _RAW_NAMES),
     re.IGNORECASE | re.DOTALL,
 )
 _VALUE = rb"""\s*+=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|(?!["'])[^\s>]*+)"""
 _ATTRIBUTE = rb"[\s/]*+(?:=[^\s/>=]*+|[^\s/>=]++)(?:" + _VALUE + rb"|(?!\s*+=))"  # of its choices only one can fit
-_OVERLOADED = re.compile(rb"<[a-z][^\s/>]*+(?:" + _ATTRIBUTE + rb"){%d}" % MAX_ATTRIBUTES, re.IGNORECASE)
+_TAG = re.compile(  # with its attributes, one of too many in the group
+    rb"<[a-z][^\s/>]*+(?:%b){0,%d}(%b)?" % (_ATTRIBUTE, MAX_ATTRIBUTES, _ATTRIBUTE), re.IGNORECASE
+)
 
 
 def _tame(html: bytes) -> bytes:
@@ -624,23 +648,28 @@ def _tame(html: bytes) -> bytes:
     the attributes of one tag are compared with each other (10^5 take half a minute): the former are renamed to <span>,
     which no image depends on, and the page ends before a tag with too many of the latter.
     """
-    tags = html.count(b"<")
-    costly = _MAYBE_COSTLY.findall(html)
-    if (_ALIKE + len(costly)) * tags > MAX_REOPENED:
-        num_costly = sum(tag[1:-1].lower() in _COSTLY for tag in costly)
-        if (_ALIKE + num_costly) * tags > MAX_REOPENED:
+    codes = np.frombuffer(html + b"\0\0", np.uint8)
+    marks = np.flatnonzero((codes == ord("<")) | (codes == ord(">")))
+    tags = marks[codes[marks] == ord("<")]
+    num_costly = np.count_nonzero(_costly_beginnings()[codes[tags + 1], codes[tags + 2]])
+    if (_ALIKE + num_costly) * len(tags) > MAX_REOPENED:
+        num_costly = len(_COSTLY_TAG.findall(html))
+        if (_ALIKE + num_costly) * len(tags) > MAX_REOPENED:
             html = _COSTLY_NAME.sub(rb"<\1span", html)
-    if len(html) > CHECKED_PAGE_BYTES or any(_long_tags(html)):
+    long = marks[np.diff(marks, append=len(html)) > LONG_TAG_BYTES]
+    if len(html) > CHECKED_PAGE_BYTES or (codes[long] == ord("<")).any():
         markup = _RAW.sub(b"", html)
-        if found := _OVERLOADED.search(markup):
-            return markup[: found.start()]
+        for tag in _TAG.finditer(markup):
+            if tag[1]:
+                return markup[: tag.start()]
     return html
 
 
-def _long_tags(html: bytes) -> Iterator[int]:
-    """Where tags begin that have no < or > for long."""
-    codes = np.frombuffer(html, np.uint8)
-    marks = np.flatnonzero((codes == ord("<")) | (codes == ord(">")))
-    for start in marks[np.diff(marks, append=len(html)) > LONG_TAG_BYTES].tolist():
-        if html[start : start + 1] == b"<" and html[start + 1 : start + 2].isalpha():
-            yield start
+@cache
+def _costly_beginnings() -> np.ndarray:
+    """Whether a tag may be costly that begins with these two bytes: (256, 256) bool."""
+    table = np.zeros((256, 256), bool)
+    for name in b"|".join(_COSTLY).split(b"|"):
+        seconds = b"\t\n\f\r /" if len(name) == 1 else name[1:2] + name[1:2].upper()
+        table[np.ix_(list(name[:1] + name[:1].upper()), list(seconds))] = True
+    return table

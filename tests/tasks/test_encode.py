@@ -53,6 +53,7 @@ SIZES = [  # stored, written with a short edge of 100
     ((1, 1), (1, 1)),
     ((1, 2000), (1, 2000)),
     ((2000, 150), (1333, 100)),
+    ((750, 505), (149, 100)),  # halved to 253 rows by the decoder, which alone would give 148 columns
 ]
 
 
@@ -64,7 +65,7 @@ def test_the_short_edge_is_as_asked_and_no_image_grows(stored, written, save) ->
 
 
 @pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize("size", [(300, 220), (800, 600)])  # the latter is halved by the decoder
+@pytest.mark.parametrize("size", [(300, 220), (800, 600), (813, 503)])  # the latter two are halved by the decoder
 def test_drawn_pictures_look_like_the_reference(name, size) -> None:
     data = copying.jpeg(draw(name, np.random.default_rng(1), size))[1]
     assert psnr(pixels_of(data), reference(data, 100)) >= 35
@@ -106,7 +107,7 @@ def test_every_format_is_shrunk_and_written_as_rgb(name) -> None:
     image = opened(small(data))
     assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (150, 100))
     pillow = opened(copying.jpeg(Image.fromarray(reference(data, 100)), 95)[1])  # as coarse in its colours
-    assert psnr(np.asarray(image), reference(data, 100)) >= psnr(np.asarray(pillow), reference(data, 100)) - 1
+    assert psnr(np.asarray(image), reference(data, 100)) >= min(psnr(np.asarray(pillow), reference(data, 100)) - 1, 35)
 
 
 @pytest.mark.parametrize("save", [copying.jpeg, copying.png, copying.webp])

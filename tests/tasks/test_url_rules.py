@@ -15,8 +15,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from lvd.infra.errors import InputError
-from lvd.tasks import decode, url_rules
-from lvd.tasks.url_rules import Rules, UrlRules, domain_of, host_of, normalized_url, rules_digest
+from lvd.tasks import blocklists, decode
+from lvd.tasks import urls as url_spelling
+from lvd.tasks.url_rules import Rules, UrlRules, rules_digest
+from lvd.tasks.urls import domain_of, host_of, normalized_url
 
 NORMALIZED = {
     "http://a.org/x": "http://a.org/x",
@@ -175,9 +177,9 @@ def test_a_url_in_its_one_spelling_stays_and_goes_the_short_way(urls, monkeypatc
     assert [normal(url) for url in once] == once
     assert all(url.isascii() for url in once)
     with monkeypatch.context() as patch:
-        patch.setattr(url_rules, "_CANONICAL", re.compile(r"(?!)"))
+        patch.setattr(url_spelling, "_CANONICAL", re.compile(r"(?!)"))
         assert [normal(url) for url in urls] == once
-    monkeypatch.setattr(url_rules, "_split", None)  # the long way
+    monkeypatch.setattr(url_spelling, "_split", None)  # the long way
     assert normal("https://i2.a.org/x/IMG_1.jpg?w=3%2C2&q=%C3%A9") == "https://i2.a.org/x/IMG_1.jpg?w=3%2C2&q=%C3%A9"
 
 
@@ -346,9 +348,9 @@ def test_the_common_line_and_the_layout_agree():
     agreed = 0
     for _ in range(30_000):
         line = "".join(rng.choice(pieces, rng.integers(1, 6)))
-        common = url_rules._DOMAIN_LINE.fullmatch(f"{line}\n".encode())
+        common = blocklists._DOMAIN_LINE.fullmatch(f"{line}\n".encode())
         if common and not re.fullmatch(r"[0-9.]+ .*\^", line):  # a name in a hosts file, which has no such end
-            assert url_rules._domain_entries(line) == [common[1].decode()], line
+            assert blocklists._domain_entries(line) == [common[1].decode()], line
             agreed += 1
     assert agreed > 1000
 
@@ -515,7 +517,7 @@ def test_packed_lists_and_odd_bytes(name, pack, listed):
 @pytest.mark.parametrize("block_bytes", [1, 2, 7, 30])
 def test_blocks_may_end_anywhere(block_bytes, listed, monkeypatch):
     domains = [f"d{i}.example" for i in range(20)]
-    monkeypatch.setattr(url_rules, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(blocklists, "BLOCK_BYTES", block_bytes)
     rules = UrlRules(Rules(blocked_domains=[listed("\r\n".join(["\ufeff0.0.0.0 x.example", *domains]))]))
     assert all(reason(rules, f"http://{domain}/") for domain in ["x.example", *domains])
     assert not any(reason(rules, f"http://{'d1.example'[start:end]}/") for start in (0, 1, 2, 3) for end in (8, 9))
