@@ -52,7 +52,7 @@ FEW = 64  # URLs of a run that shows what the start takes
 CONNECTIONS = 64
 JPEG_QUALITY = 95
 MIN_PSNR_DB = 30
-WATCH_S = 0.1  # between two looks at the memory
+WATCH_S = 0.3  # between two looks at the memory, each of which takes some 10 ms and holds up the process
 
 NGINX = """
 daemon off; master_process off; pid nginx.pid; error_log stderr;

@@ -93,10 +93,12 @@ LAZY_SRCS = (
 """Where lazy loaders keep `src`; of several the first counts. What names another image than the one that is shown
 (`data-large-file`, `data-zoom-image`), or often no image at all (`data-url`, `data-image`), is not here."""
 
+MAX_PAGE_BYTES = 1 << 20  # of a longer page, what is left without scripts, comments and `data:` is read so far
+MAX_TAGS = 40_000  # of a page; with each the parser may have to go through all the open ones
 MAX_REOPENED = 1 << 20  # nodes; a parser needs 0.4 kB of memory for each
+MAX_ATTRIBUTES = 2000  # of one tag
 LONG_TAG_BYTES = 1 << 13  # without < and >; attributes in such a tag are counted
 CHECKED_PAGE_BYTES = 1 << 18  # of a longer page every tag's attributes are counted
-MAX_ATTRIBUTES = 2000  # of one tag
 MAX_DESCRIPTOR_CHARS = 100  # of a candidate; one with more is passed by
 MAX_CONDITION_CHARS = 1000  # of `type` and `media`; a <source> with more is passed by
 
@@ -123,8 +125,8 @@ class ParsedPage(NamedTuple):
 def parsed(html: bytes, page_url: str, *, charset: str | None = None) -> ParsedPage:
     """The images of a page and what it tells robots; never raises, whatever the bytes are.
 
-    html: may be cut anywhere, at most some MB. page_url: of the page, against which its URLs are resolved; if it is no
-    http or https URL, absolute URLs are found only.
+    html: may be cut anywhere; MAX_PAGE_BYTES and MAX_TAGS say how much of a large page is read. page_url: of the page,
+    against which its URLs are resolved; if it is no http or https URL, absolute URLs are found only.
     charset: of the Content-Type. A byte order mark overrides it; without both, a <meta> of the page tells, or the
     bytes themselves.
     """
@@ -634,6 +636,7 @@ _RAW = re.compile(  # comments, and what holds no tags
     + b"|".join(rb"<%b(?=[\s/>])[^<]*+(?:<(?!/%b)[^<]*+)*+" % (name, name) for name in _RAW_NAMES),
     re.IGNORECASE | re.DOTALL,
 )
+_DATA_URL = re.compile(rb"""data:[^"'<>\s]{100,}""", re.IGNORECASE)
 _VALUE = rb"""\s*+=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|(?!["'])[^\s>]*+)"""
 _ATTRIBUTE = rb"[\s/]*+(?:=[^\s/>=]*+|[^\s/>=]++)(?:" + _VALUE + rb"|(?!\s*+=))"  # of its choices only one can fit
 _TAG = re.compile(  # with its attributes, one of too many in the group
@@ -642,15 +645,19 @@ _TAG = re.compile(  # with its attributes, one of too many in the group
 
 
 def _tame(html: bytes) -> bytes:
-    """The page without what a parser needs more than linear time and memory for; of usual pages, the page.
+    """The page without what a parser needs much more than linear time and memory for; of usual pages, the page.
 
-    Unclosed elements of formatting are opened again in every paragraph that follows (30 kB can make 10^6 nodes), and
-    the attributes of one tag are compared with each other (10^5 take half a minute): the former are renamed to <span>,
-    which no image depends on, and the page ends before a tag with too many of the latter.
+    Large pages end early. Unclosed elements of formatting are opened again in every paragraph that follows (30 kB can
+    make 10^6 nodes): they are renamed to <span>, which no image depends on. The attributes of one tag are compared with
+    each other (10^5 take half a minute): the page ends before a tag with too many.
+    What is left takes seconds at worst, and 20 s if 10^5 attributes have different names.
     """
-    codes = np.frombuffer(html + b"\0\0", np.uint8)
-    marks = np.flatnonzero((codes == ord("<")) | (codes == ord(">")))
-    tags = marks[codes[marks] == ord("<")]
+    codes, marks, tags = _brackets(html)
+    if len(html) > MAX_PAGE_BYTES or len(tags) > MAX_TAGS:
+        html = _DATA_URL.sub(b"data:,", _RAW.sub(b"", html))[:MAX_PAGE_BYTES]
+        tags = _brackets(html)[2]
+        html = html[: tags[MAX_TAGS]] if len(tags) > MAX_TAGS else html
+        codes, marks, tags = _brackets(html)
     num_costly = np.count_nonzero(_costly_beginnings()[codes[tags + 1], codes[tags + 2]])
     if (_ALIKE + num_costly) * len(tags) > MAX_REOPENED:
         num_costly = len(_COSTLY_TAG.findall(html))
@@ -663,6 +670,13 @@ def _tame(html: bytes) -> bytes:
             if tag[1]:
                 return markup[: tag.start()]
     return html
+
+
+def _brackets(html: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bytes and two more, uint8; where < and > are; where < is."""
+    codes = np.frombuffer(html + b"\0\0", np.uint8)
+    marks = np.flatnonzero((codes == ord("<")) | (codes == ord(">")))
+    return codes, marks, marks[codes[marks] == ord("<")]
 
 
 @cache
