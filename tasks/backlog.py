@@ -1,6 +1,7 @@
 """Bytes on their way: what is in flight, and what waits for its turn to be written. Both are bounded in memory."""
 
 import asyncio
+import heapq
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,20 @@ class Flights:
     def __init__(self, max_bytes: int = HELD_BYTES // 2) -> None:
         self._max_bytes, self._total = max_bytes, 0
         self._held: dict[int, int] = {}
+        self._rows: list[int] = []  # a heap of those that hold or held bytes
         self._changed = asyncio.Event()
 
     def hold(self, index: int, num_bytes: int) -> None:
         """Row `index` holds num_bytes from now on."""
+        if index not in self._held:
+            heapq.heappush(self._rows, index)
         self._total += num_bytes - self._held.get(index, 0)
         self._held[index] = num_bytes
 
     def is_full(self, index: int) -> bool:
-        return self._total > self._max_bytes and index > min(self._held, default=index)
+        while self._rows and self._rows[0] not in self._held:
+            heapq.heappop(self._rows)
+        return self._total > self._max_bytes and index > (self._rows[0] if self._rows else index)
 
     async def room(self, index: int) -> None:
         while self.is_full(index):

@@ -33,7 +33,8 @@ def download_shard(source: ShardRef, target: ShardRef, config: Config, share: in
     share: how many such tasks run at once; the limits per host are divided among them.
     """
     asked = source, target, with_features(SCHEMA), config, share
-    slow = ["pandas", *(["torch"] if config.short_edge_px else [])]  # pyarrow imports pandas at its first batch
+    slow = ["pandas"]  # pyarrow imports it at its first batch
+    slow += ["simplejpeg", "torch"] if config.short_edge_px else []
     rows = in_own_process(fetching.fetch_shard, *asked, preload=slow)
     log_account(target, Storage(target.root).read_json(target.name("account", "json")))
     return target.model_copy(update={"rows": rows})
