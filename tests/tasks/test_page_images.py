@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -97,7 +98,7 @@ async function show(name) {
     frame.remove();
 }
 async function work() { while (names.length) await show(names.shift()); }
-Promise.all([1, 2, 3, 4].map(work)).then(
+Promise.all([...Array(8).keys()].map(work)).then(
     () => fetch('/shown', {method: 'POST', body: JSON.stringify({shown, agent: navigator.userAgent})}),
     error => fetch('/shown', {method: 'POST', body: JSON.stringify({error: String(error.stack)})}));
 </script>"""
@@ -186,7 +187,11 @@ def browser() -> Browser:
             try:
                 server.is_answered.wait(BROWSER_TIMEOUT_S)
             finally:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.terminate()  # it ends its own processes then
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 server.shutdown()
                 thread.join()
