@@ -50,3 +50,4 @@ def test_it_ends_with_the_process_that_asked(tmp_path: Path) -> None:
         asking.kill()
     child = Path(f"/proc/{note.read_text()}")
     wait_until(lambda: not child.exists() or "State:\tZ" in (child / "status").read_text(), 20, "the process ends")
+    assert asking.returncode == -9

@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lvd.infra.errors import InputError
 from lvd.tasks import archives
+from lvd.tasks import records as record_reader
 from lvd.tasks.archives import Broken, Page, archive_files, pages
 from lvd.tasks.page_images import PageImage
 from lvd.tests.web import MiniatureWeb
@@ -379,7 +380,7 @@ def test_no_more_of_a_bomb_is_decoded_than_a_page_may_have(tmp_path, monkeypatch
 @pytest.mark.parametrize(("page_bytes", "kept_bytes"), [(10_000, 11_000), (len(LONG) - 10, 100_000)])
 def test_of_a_page_that_is_too_long_the_beginning_is_read(tmp_path, monkeypatch, page_bytes, kept_bytes):
     monkeypatch.setattr(archives, "MAX_PAGE_BYTES", page_bytes)
-    monkeypatch.setattr(archives, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(record_reader, "KEPT_BYTES", kept_bytes)
     long = record("http://a.org/x/", http(LONG))
     for data in (long + page(1), gzip.compress(long) + MEMBERS[1]):
         first, second = read(tmp_path, data)
@@ -493,7 +494,7 @@ def test_a_wrong_length_costs_its_record_only(tmp_path, length, compressed):
 
 @pytest.mark.parametrize("kept_bytes", [1000, 1 << 20])
 def test_the_records_of_an_archive_within_an_archive_are_not_its_own(tmp_path, monkeypatch, kept_bytes):
-    monkeypatch.setattr(archives, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(record_reader, "KEPT_BYTES", kept_bytes)
     inner = record("http://a.org/9.warc", PLAIN, kind="resource", Content_Type="application/warc")
     for data in (page(0) + inner + page(1), MEMBERS[0] + gzip.compress(inner) + MEMBERS[1]):
         assert found(tmp_path, data) == [0, 1]
@@ -501,7 +502,7 @@ def test_the_records_of_an_archive_within_an_archive_are_not_its_own(tmp_path, m
 
 @pytest.mark.parametrize("size", range(200, 300))
 def test_a_record_after_junk_is_found_however_the_file_is_divided_as_it_is_read(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(archives, "READ_BYTES", 100)
+    monkeypatch.setattr(record_reader, "READ_BYTES", 100)
     assert found(tmp_path, page(0) + b"x" * size + page(1)) == [0, (f"#{RECORD_SIZE}", False), 1]
     junk = b"\x1f\x8b" * (size // 2)
     assert found(tmp_path, MEMBERS[0] + junk + MEMBERS[1]) == [0, (f"#{OFFSETS[1]}", False), 1]
@@ -551,7 +552,7 @@ def test_nothing_that_is_damaged_raises_or_costs_other_members(tmp_path):
 @pytest.mark.parametrize("read_bytes", [900, 1300, 1 << 16])
 def test_a_cut_member_that_reads_on_into_the_next_costs_itself(tmp_path, monkeypatch, read_bytes):
     """Without its end it takes the bytes of the next members for its own, for a while."""
-    monkeypatch.setattr(archives, "READ_BYTES", read_bytes)
+    monkeypatch.setattr(record_reader, "READ_BYTES", read_bytes)
     for missing in range(9, 200, 7):
         outcome = found(tmp_path, MEMBERS[0] + MEMBERS[1][:-missing] + MEMBERS[2] + MEMBERS[3])
         assert (outcome[0], outcome[-2:]) == (0, [2, 3])
