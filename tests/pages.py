@@ -1036,6 +1036,22 @@ CHARSET_FORMS = (
         charset=None,
     ),
     Form(
+        "charset-of-xml",
+        f'<?xml version="1.0" encoding="windows-1251"?><html>{_RUSSIAN}',
+        (f"{_RUSSIAN_PATH}?q=%F4%EE%F2%EE",),
+        is_whole=True,
+        encoding="cp1251",
+        charset=None,
+    ),
+    Form(
+        "charset-of-meta-over-xml",
+        f'<?xml version="1.0" encoding="utf-8"?><meta charset="windows-1251">{_RUSSIAN}',
+        (f"{_RUSSIAN_PATH}?q=%F4%EE%F2%EE",),
+        is_whole=True,
+        encoding="cp1251",
+        charset=None,
+    ),
+    Form(
         "charset-of-header-over-meta",
         f"{_META.format('utf-8')}{_RUSSIAN}",
         (f"{_RUSSIAN_PATH}?q=%F4%EE%F2%EE",),

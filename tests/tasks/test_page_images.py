@@ -39,7 +39,7 @@ from lvd.tests.pages import FORMS, LOADERS, ORIGIN, SCREEN, Form, usual_page
 URL = "http://pages.test/forms/page.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_TIMEOUT_S = 120.0
-CPU_S = 10.0  # what no page may take; here they take at most a tenth of that
+CPU_S = 10.0  # what no page may take; here they take at most 2
 
 
 def urls(html: str | bytes, page_url: str = URL, charset: str | None = None) -> list[str]:
@@ -182,6 +182,7 @@ def browser() -> Browser:
                 [program, *_browser_options(profile, server.server_address[1]), f"{ORIGIN}/driver"],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
+                env=os.environ | {"TMPDIR": profile},
                 start_new_session=True,
             )
             try:
@@ -461,8 +462,8 @@ SLOW: dict[str, Callable[[], str]] = {
     "deep <svg>": lambda: FIRST + "<svg>" * 39_000 + "<img src=/last.jpg>",
     "deep <template>": lambda: FIRST + "<template>" * 100_000,
     "deep <rt>": lambda: FIRST + "<rt>" * 39_000 + "<img src=/last.jpg>",
-    "<b> opened again": lambda: FIRST + "".join(f"<p><b c={i}>" for i in range(19_000)) + "<img src=/last.jpg>",
-    "<FONT> opened again": lambda: FIRST + "".join(f"<P><FONT c={i}>" for i in range(19_000)) + "<img src=/last.jpg>",
+    "<b> opened again": lambda: FIRST + "".join(f"<p><b c={i}>" for i in range(4_000)) + "<img src=/last.jpg>",
+    "<FONT> opened again": lambda: FIRST + "".join(f"<P><FONT c={i}>" for i in range(4_000)) + "<img src=/last.jpg>",
     "alike opened again": lambda: FIRST + "<p>" + "<b><i><u><s><tt>" * 3 + "<p>" * 39_000 + "<img src=/last.jpg>",
     "many <html>": lambda: FIRST + "".join(f"<html a{i}>" for i in range(39_000)) + "<img src=/last.jpg>",
     "end tags": lambda: FIRST + "<span>" * 20_000 + "</x>" * 30_000 + "<img src=/never.jpg>",
@@ -493,7 +494,7 @@ SLOW: dict[str, Callable[[], str]] = {
         f"{FIRST}<picture><source srcset=a media='{'(' * 900}'><source srcset=a media='{'not ' * 200}'></picture>"
     ),
     "sources": lambda: f"{FIRST}<picture>{'<source srcset=data:,x>' * 20_000}{'<img src=/last.jpg>' * 1_000}</picture>",
-    "images": lambda: FIRST * 50_000,
+    "images": lambda: FIRST * 4_000,
     "metas and bases": lambda: FIRST + "<meta name=robots content=x><base href=/>" * 30_000,
     "only <": lambda: FIRST + "<" * 1_000_000,
     "only <a": lambda: FIRST + "<a" * 1_000_000,
@@ -510,7 +511,7 @@ def test_no_page_is_slow(name: str) -> None:
     html = SLOW[name]().encode()
     begin = time.process_time()
     images = urls(html)
-    assert time.process_time() - begin < CPU_S
+    assert time.process_time() - begin < (CPU_S / 10 if "opened again" in name else CPU_S)
     assert images[0] == "http://pages.test/first.jpg"
 
 
