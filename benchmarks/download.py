@@ -6,70 +6,56 @@
 the server's CPU time is not counted. Each side runs as a whole process with its children, the sides in turn, both with
 their bytecode at hand; of both the best run counts, of img2dataset the best of all settings tried: two processes with
 32, 64 or 128 threads each, or one; no EXIF; and where nothing is re-encoded also without writing anything (`dummy`),
-which ours always does. Ours is one worker, which is handed its manifest and its schema as in a run. Before a figure is
-printed, every run was found to have every image, and both sides' outputs were compared: the same SHA-256 where nothing
-is re-encoded, else the same sizes and nearly the same pixels. `after_start` leaves out what a run of 64 URLs takes, as
-a run without end would.
+which ours always does. Ours is a node of one or two workers, a process each, which are handed their manifest shards and
+their schema as in a run. Before a figure is printed, every run was found to have every image, and both sides' outputs
+were compared: the same SHA-256 where nothing is re-encoded, else the same sizes and nearly the same pixels.
+`after_start` leaves out what a run of 64 URLs takes, as a run without end would.
 """
 
 import argparse
-import asyncio
 import hashlib
 import io
 import json
 import math
-import multiprocessing
-import os
 import pickle
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+from measuring import Run, adopt_orphans, expect, run_whole
 from PIL import Image
+from serving import served
 
 from lvd.infra.shards import ShardRef, StageDir, read_batches, with_features
 from lvd.tasks import schemas, sources
 from lvd.tasks.fetching import Config
 from lvd.tasks.hosts import Politeness
-from lvd.tests.running import free_port
 from lvd.tests.tasks import planted
 
 PEER = "img2dataset==1.47.0"
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "photos"
 FEW = 64  # URLs of a run that shows what the start takes
-CONNECTIONS = 64
+WORKERS = (1, 2)  # of ours: what is tried
+CONNECTIONS = 64  # of each
 JPEG_QUALITY = 95
 MIN_PSNR_DB = 30
-WATCH_S = 0.3  # between two looks at the memory, each of which takes some 10 ms and holds up the process
 
-NGINX = """
-daemon off; master_process off; pid nginx.pid; error_log stderr;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000; default_type image/jpeg;
-  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
-  server {{ listen 127.0.0.1:{port}; root www; }}
-}}
-"""
-
-WORKER = """
+NODE = """
 import pickle, sys
-from lvd.tasks.fetching import fetch_shard
+from concurrent.futures import ThreadPoolExecutor
+from lvd.tasks.fetching import fetch_apart
 with open(sys.argv[1], "rb") as file:
-    fetch_shard(*pickle.load(file))
+    shards = pickle.load(file)
+with ThreadPoolExecutor(len(shards)) as workers:
+    list(workers.map(lambda shard: fetch_apart(*shard), shards))
 """
 
 
@@ -82,23 +68,6 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.output_format} {self.processes}x{self.threads}"
-
-
-class Run(NamedTuple):
-    """One whole process with its children."""
-
-    images: int
-    wall_s: float
-    cpu_s: float
-    peak_mb: float  # proportional set sizes of all processes that live at one time
-
-    @property
-    def per_s(self) -> float:
-        return self.images / self.wall_s
-
-    @property
-    def per_cpu_s(self) -> float:
-        return self.images / self.cpu_s
 
 
 class Target(NamedTuple):
@@ -153,11 +122,6 @@ class Stored(NamedTuple):
     data: bytes  # of the first name of every photograph only
 
 
-def expect(is_so: bool, message: str) -> None:
-    if not is_so:
-        raise SystemExit(message)
-
-
 def photographs(folder: Path | None) -> tuple[list[bytes], str]:
     """The files to serve, and what they are."""
     if folder is None:
@@ -177,81 +141,6 @@ def drawn(number: int) -> bytes:
     noisy = (smooth + rng.normal(0, 20, (375, 500, 1))).clip(0, 255).astype(np.uint8)
     Image.fromarray(noisy).save(file, "JPEG", quality=92)
     return file.getvalue()
-
-
-@contextmanager
-def served(base: Path, photos: list[bytes], names: list[str]) -> Iterator[tuple[str, str]]:
-    """(URL, kind) of a server with photograph i % n under the i-th name, in a process of its own."""
-    nginx = shutil.which("nginx")
-    with served_by_nginx(nginx, base, photos, names) if nginx else served_by_asyncio(photos, names) as port:
-        yield f"http://127.0.0.1:{port}", "nginx" if nginx else "a small asyncio server"
-
-
-@contextmanager
-def served_by_nginx(nginx: str, base: Path, photos: list[bytes], names: list[str]) -> Iterator[int]:
-    """The port of an nginx of one process."""
-    (base / "www").mkdir(parents=True)
-    for i, name in enumerate(names):
-        if i < len(photos):
-            (base / "www" / name).write_bytes(photos[i])
-        else:
-            os.link(base / "www" / names[i % len(photos)], base / "www" / name)
-    port, log = free_port(), base / "nginx.log"
-    (base / "nginx.conf").write_text(NGINX.format(port=port))
-    with log.open("w") as output:
-        process = subprocess.Popen([nginx, "-p", str(base), "-c", "nginx.conf"], stdout=output, stderr=output)
-    try:
-        while not is_listening(port):
-            expect(process.poll() is None, f"nginx ended with status {process.returncode}: {log.read_text()}")
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
-def served_by_asyncio(photos: list[bytes], names: list[str]) -> Iterator[int]:
-    """The port of a server that holds everything in memory."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=serve, args=(photos, names, sender), daemon=True)
-    process.start()
-    try:
-        yield receiver.recv()
-    finally:
-        process.terminate()
-        process.join()
-
-
-def serve(photos: list[bytes], names: list[str], sender: Connection) -> None:
-    """Sends its port, then answers GET until the process is ended."""
-    bodies = {f"/{name}".encode(): photos[i % len(photos)] for i, name in enumerate(names)}
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            is_last = False
-            while not is_last:
-                request = await reader.readuntil(b"\r\n\r\n")
-                is_last = b"\r\nconnection: close" in request.lower()
-                body = bodies[request.split(b" ", 2)[1]]
-                head = f"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
-                writer.write(head.encode())
-                writer.write(body)
-                await writer.drain()
-        writer.close()
-
-    async def forever() -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=1024)
-        sender.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(forever())
 
 
 def peer_environment(folder: Path) -> Path:
@@ -276,75 +165,26 @@ def peer_versions(python: Path) -> dict[str, str]:
     return json.loads(subprocess.run([str(python), "-c", script], check=True, capture_output=True, text=True).stdout)
 
 
-def run_whole(command: list[str], folder: Path, images: int) -> Run:
-    """The run of a command that came to a good end. All that it leaves lies in the folder, bytecode beside that."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
-        "PYTHONPYCACHEPREFIX": str(folder.parent / "bytecode"),  # without it the peer's start takes 17 CPU s, not 5
-        "TMPDIR": str(folder),
-        "NO_ALBUMENTATIONS_UPDATE": "1",  # else its import looks for a newer version on the net
-    }
-    log = folder / "log"
-    peaks_mb, ended = [0.0], threading.Event()
-    with log.open("w") as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-
-        def watch() -> None:
-            while not ended.wait(WATCH_S):
-                peaks_mb.append(sum(map(memory_mb, family(process.pid))))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        ended.set()
-        watcher.join()
-    expect(status == 0, f"{command[0]} ended with status {process.returncode}: {log.read_text()[-2000:]}")
-    return Run(images, wall_s, usage.ru_utime + usage.ru_stime, max(peaks_mb))
-
-
-def family(pid: int) -> list[int]:
-    """The process, its children, and theirs."""
-    found = [pid]
-    for parent in found:
-        with suppress(OSError):
-            for thread in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (thread / "children").read_text().split())
-    return found
-
-
-def memory_mb(pid: int) -> float:
-    """Proportional set size: a page that n processes share counts for 1/n. 0 if the process has ended."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
-
-
-def run_ours(folder: Path, urls: list[str], short_edge_px: int | None) -> tuple[Run, ShardRef]:
-    """A run of ours, and the shard that it wrote."""
+def run_ours(folder: Path, urls: list[str], short_edge_px: int | None, workers: int) -> tuple[Run, list[ShardRef]]:
+    """A run of ours, and the shards that it wrote."""
     (folder / "urls.txt").write_text("\n".join(urls))
     (partition,) = sources.partitions(sources.Urls(path=str(folder / "urls.txt")))
-    (manifest,) = planted.manifest(str(folder), partition)
+    manifest = planted.manifest(str(folder), partition, rows_per_shard=math.ceil(len(urls) / workers))
     stage = StageDir(root=str(folder), stage="download", fingerprint="benchmark")
-    (target,) = stage.planned(1)
     config = Config(
         connections=CONNECTIONS,
-        politeness=Politeness(connections_per_host=CONNECTIONS),
+        politeness=Politeness(connections_per_host=workers * CONNECTIONS),
         short_edge_px=short_edge_px,
         quality=JPEG_QUALITY,
         allow_loopback=True,
     )
-    work = (manifest, target, with_features(schemas.IMAGES), config, 1)
-    (folder / "work.pickle").write_bytes(pickle.dumps(work))
-    command = [sys.executable, "-c", WORKER, str(folder / "work.pickle")]
-    run = run_whole(command, folder, len(urls))
-    account = stage.storage.read_json(target.name("account", "json"))
-    expect(account["rows"] == len(urls), f"ours must have {len(urls)} images, was {account}")
-    return run, target
+    schema, targets = with_features(schemas.IMAGES), list(stage.planned(len(manifest)))
+    shards = [(source, target, schema, config, workers) for source, target in zip(manifest, targets, strict=True)]
+    (folder / "shards.pickle").write_bytes(pickle.dumps(shards))
+    run = run_whole([sys.executable, "-c", NODE, str(folder / "shards.pickle")], folder, len(urls))
+    rows = [stage.storage.read_json(target.name("account", "json"))["rows"] for target in targets]
+    expect(sum(rows) == len(urls), f"ours must have {len(urls)} images, was {rows}")
+    return run, targets
 
 
 def run_peer(folder: Path, python: Path, urls: list[str], short_edge_px: int | None, setting: Setting) -> Run:
@@ -373,9 +213,9 @@ def run_peer(folder: Path, python: Path, urls: list[str], short_edge_px: int | N
     return run
 
 
-def stored_by_ours(ref: ShardRef, whole: set[str]) -> dict[str, Stored]:
+def stored_by_ours(shards: list[ShardRef], whole: set[str]) -> dict[str, Stored]:
     """What ours keeps, by URL."""
-    rows = (row for batch in read_batches(ref, ["url", "image"]) for row in batch.to_pylist())
+    rows = (row for ref in shards for batch in read_batches(ref, ["url", "image"]) for row in batch.to_pylist())
     return {row["url"]: stored(row["image"]["bytes"], row["url"] in whole) for row in rows}
 
 
@@ -425,7 +265,7 @@ class Contest:
 
     def __init__(self, base: Path, python: Path, mode: Mode, urls: list[str], photos: list[bytes]) -> None:
         self._base, self._python, self._mode, self._urls, self._photos = base, python, mode, urls, photos
-        self.ours: list[Run] = []
+        self.ours: dict[int, list[Run]] = {workers: [] for workers in WORKERS}
         self.peer: dict[Setting, list[Run]] = {}
         self.quality: dict[str, Any] = {}
 
@@ -434,10 +274,11 @@ class Contest:
         self._few_by_ours(), self._few_by_peer(tried[0])  # leave their bytecode
         px, whole = self._mode.short_edge_px, set(self._urls[: len(self._photos)])
         for number in range(times):
-            with tempfile.TemporaryDirectory(dir=self._base) as folder:
-                run, ref = run_ours(Path(folder), self._urls, px)
-                self.ours.append(run)
-                ours = {} if self.quality else stored_by_ours(ref, whole)
+            for workers, runs in self.ours.items():
+                with tempfile.TemporaryDirectory(dir=self._base) as folder:
+                    run, shards = run_ours(Path(folder), self._urls, px, workers)
+                    runs.append(run)
+                    ours = {} if self.quality else stored_by_ours(shards, whole)
             for setting in tried if number == 0 else [s for s in tried if s in {tried[0], *self._best_settings()}]:
                 with tempfile.TemporaryDirectory(dir=self._base) as folder:
                     run = run_peer(Path(folder), self._python, self._urls, px, setting)
@@ -453,7 +294,7 @@ class Contest:
     def run_few(self) -> None:
         """What the start takes, and what a run without end would do per CPU second."""
         thriftiest, _ = self._best_settings()
-        sides = {"ours": (self.ours, self._few_by_ours())}
+        sides = {"ours, 1 worker": (self.ours[1], self._few_by_ours())}
         for setting in dict.fromkeys([thriftiest, next(iter(self.peer))]):
             sides[str(setting)] = self.peer[setting], self._few_by_peer(setting)
         self.quality["after_start"] = {
@@ -466,7 +307,7 @@ class Contest:
 
     def _few_by_ours(self) -> Run:
         with tempfile.TemporaryDirectory(dir=self._base) as folder:
-            return run_ours(Path(folder), self._urls[:FEW], self._mode.short_edge_px)[0]
+            return run_ours(Path(folder), self._urls[:FEW], self._mode.short_edge_px, 1)[0]
 
     def _few_by_peer(self, setting: Setting) -> Run:
         with tempfile.TemporaryDirectory(dir=self._base) as folder:
@@ -474,9 +315,10 @@ class Contest:
 
     def rows(self, told: str) -> Iterator[dict[str, Any]]:
         """The lines of the results, as DESIGN.md section 8 says."""
-        runs = {"ours": self.ours, **{str(setting): runs for setting, runs in self.peer.items()}}
+        ours = {f"ours, {n} worker{'s' if n > 1 else ''}": runs for n, runs in self.ours.items()}
+        runs = {**ours, **{str(setting): runs for setting, runs in self.peer.items()}}
         for target in self._mode.targets:
-            ours, peer = target.best(self.ours), target.best(run for own in self.peer.values() for run in own)
+            ours, peer = (target.best(chain.from_iterable(side.values())) for side in (self.ours, self.peer))
             quality = {side: [round(getattr(run, target.figure), 1) for run in own] for side, own in runs.items()}
             if target.figure == "per_cpu_s":
                 quality = {**self.quality, **quality}
@@ -495,6 +337,7 @@ def main() -> int:
     parser.add_argument("--environment", type=Path, metavar="DIR", help="where img2dataset is, or is to be installed")
     parser.add_argument("--quick", action="store_true", help="1,000 URLs, fewer settings; the start weighs more")
     options = parser.parse_args()
+    adopt_orphans()
     names = [f"{i:05d}.jpg" for i in range(1_000 if options.quick else 5_000)]
     photos, kind = photographs(options.photos)
     lines: list[dict[str, Any]] = []

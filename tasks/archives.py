@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 import fsspec
 
 from lvd.infra.errors import InputError
-from lvd.tasks.page_images import PageImage, absolute_url, chosen_source, parsed
+from lvd.tasks.pages.images import PageImage, chosen_source, parsed
+from lvd.tasks.pages.web_urls import absolute_url
 from lvd.tasks.records import MAX_HEADER_BYTES, MAX_PAGE_BYTES, STEP_BYTES, Broken, Record, records
 
 _CHUNK = re.compile(rb"(?:\r?\n)?([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")

@@ -11,7 +11,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.errors import RetryableError
-from lvd.infra.process import in_own_process
 from lvd.infra.shards import ShardRef, log_account, with_features
 from lvd.infra.storage import Storage
 from lvd.tasks import fetching, schemas
@@ -32,9 +31,6 @@ def download_shard(source: ShardRef, target: ShardRef, config: Config, share: in
 
     share: how many such tasks run at once; the limits per host are divided among them.
     """
-    asked = source, target, with_features(SCHEMA), config, share
-    slow = ["pandas"]  # pyarrow imports it at its first batch
-    slow += ["simplejpeg", "torch"] if config.short_edge_px else []
-    rows = in_own_process(fetching.fetch_shard, *asked, preload=slow)
+    rows = fetching.fetch_apart(source, target, with_features(SCHEMA), config, share)
     log_account(target, Storage(target.root).read_json(target.name("account", "json")))
     return target.model_copy(update={"rows": rows})

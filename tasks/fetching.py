@@ -22,6 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from lvd.infra.http import Client, HttpError, Response
+from lvd.infra.process import in_own_process
 from lvd.infra.shards import REJECT_BYTES, Shard, ShardRef, read_batches, write_shard
 from lvd.infra.storage import Storage
 from lvd.tasks import robots
@@ -34,6 +35,7 @@ from lvd.tasks.locations import Opened, read_bytes
 VERSION = 2
 MAX_UNDER_WAY = 16_384  # rows; more: a slow server holds up fewer others
 DISK_READERS = 16
+UNENCODED_BYTES = 16 << 20  # of bodies in flight when they are re-encoded, which takes longer than to fetch them
 ERROR_PAGE_BYTES = 2 << 10  # of the page that comes with an HTTP error
 ROBOTS_BYTES = 500 << 10  # of a robots.txt; RFC 9309, section 2.5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -167,7 +169,8 @@ class Downloader:
     """
 
     def __init__(self, config: Config, *, share: int = 1) -> None:
-        self._config, self._flights = config, Flights()
+        self._config = config
+        self._flights = Flights(UNENCODED_BYTES) if config.short_edge_px else Flights()
         self._hosts, self._turns = Hosts(config.politeness, share=share), asyncio.Semaphore(config.connections)
         self._robots = robots.RobotsTxt(config.user_agent, self._robots_txt) if config.robots_txt else None
         self._opened, self._readers = Opened(), ThreadPoolExecutor(DISK_READERS, "read")
@@ -335,6 +338,13 @@ class Downloader:
                 return response.status, decompressed(response.body, encoding, ROBOTS_BYTES)
             url = redirected(url, location)
         raise Rejected("too_many_redirects", f"more than {self._config.max_redirects} redirects, the last to {url}")
+
+
+def fetch_apart(source: ShardRef, target: ShardRef, schema: pa.Schema, config: Config, share: int) -> int:
+    """`fetch_shard` in a process of its own. Raises RetryableError if that ends without a word."""
+    slow = ["pandas"]  # pyarrow imports it at its first batch
+    slow += ["simplejpeg", "torch"] if config.short_edge_px else []
+    return in_own_process(fetch_shard, source, target, schema, config, share, preload=slow)
 
 
 def fetch_shard(source: ShardRef, target: ShardRef, schema: pa.Schema, config: Config, share: int) -> int:

@@ -1,6 +1,6 @@
 """A set of pages with awkward <img> forms, and the URL that each stands for, as data.
 
-Every form is a page at `{FOLDER}{name}`. `urls` is what `lvd.tasks.page_images.parsed` finds there, and what a browser
+Every form is a page at `{FOLDER}{name}`. `urls` is what `lvd.tasks.pages.images.parsed` finds there, and what a browser
 says in `currentSrc` of its images, in document order, on the screen of SCREEN; what is no http or https URL (nothing,
 `data:`, `file:`) does not count. Where a browser says something else on purpose, `shown` is that and `differs` is why.
 """

@@ -20,7 +20,7 @@ from lvd.infra.errors import InputError
 from lvd.tasks import archives
 from lvd.tasks import records as record_reader
 from lvd.tasks.archives import Broken, Page, archive_files, pages
-from lvd.tasks.page_images import PageImage
+from lvd.tasks.pages.images import PageImage
 from lvd.tests.web import MiniatureWeb
 
 DATE = "2024-05-18T01:58:10Z"

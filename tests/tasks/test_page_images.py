@@ -21,19 +21,9 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from lvd.tasks import page_images
-from lvd.tasks.page_images import (
-    MAX_ATTRIBUTES,
-    MAX_PAGE_BYTES,
-    MAX_TAGS,
-    MAX_URL_CHARS,
-    PageImage,
-    ParsedPage,
-    absolute_url,
-    chosen_source,
-    largest_candidate,
-    parsed,
-)
+from lvd.tasks.pages.images import PageImage, ParsedPage, chosen_source, largest_candidate, parsed
+from lvd.tasks.pages.markup import MAX_ATTRIBUTES, MAX_PAGE_BYTES, MAX_TAGS
+from lvd.tasks.pages.web_urls import MAX_URL_CHARS, absolute_url
 from lvd.tests.pages import FORMS, LOADERS, ORIGIN, SCREEN, Form, usual_page
 
 URL = "http://pages.test/forms/page.html"
@@ -518,7 +508,7 @@ def test_no_page_is_slow(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in SLOW if name.startswith("deep") or "opened again" in name])
 def test_what_costs_nothing_is_found_in_pages_that_could_be_slow(name: str) -> None:
     html = SLOW[name]()
-    is_read = "last.jpg" in html[: page_images.MAX_PAGE_BYTES] and html.count("<") <= page_images.MAX_TAGS
+    is_read = "last.jpg" in html[:MAX_PAGE_BYTES] and html.count("<") <= MAX_TAGS
     last = ["http://pages.test/last.jpg"] if is_read else []
     assert urls(html) == ["http://pages.test/first.jpg", *last]
 
