@@ -19,8 +19,21 @@ REJECTING = ("crawl", "download", "screen", "content", "descriptors", "embed")  
 DECISIONS = ("choices", "screened", "unique", "copies", "selection")
 EXAMPLES_EACH, TOP_DOMAINS = 2, 20
 ORDER = (
-    *("links", "verdicts", "choices", "crawl", "download", "content", "screen", "screened", "fingerprint", "unique"),
-    *("descriptors", "neighbours", "references", "copies", "embed", "centroids", "cluster", "candidates", "retrieve"),
+    *(
+        "links",
+        "verdicts",
+        "choices",
+        "crawl",
+        "download",
+        "content",
+        "screen",
+        "screened",
+        "hash-fit",
+        "fingerprint",
+        "unique",
+    ),
+    *("descriptors", "cells", "probes", "queries", "truth", "neighbours", "references", "copies", "components"),
+    *("decontaminated", "embed", "centroids", "cluster", "candidates", "retrieve"),
     *("selection", "ledger", "curated"),
 )
 

@@ -14,6 +14,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+study = typer.Typer(help="How good the thresholds are, on your own images.", no_args_is_help=True)
+app.add_typer(study, name="study")
 Root = Annotated[
     str | None, typer.Option("--root", help="Where everything lies: a folder or a URI such as s3://bucket/lvd.")
 ]
@@ -106,6 +108,19 @@ def why(key: str, root: Annotated[str, typer.Option("--root")] = "demo") -> None
 
 
 @app.command()
+def find(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="A picture, or a folder of pictures.")],
+    root: Annotated[str, typer.Option("--root")] = "demo",
+    neighbours: Annotated[int, typer.Option("--neighbours", min=0, max=1000, help="How many like it are listed.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: a list of findings.")] = False,
+) -> None:
+    """Whether a picture, or a copy of it, is in the pool or the published set; and what is like it."""
+    from lvd.flows.show import show_findings
+
+    show_findings(root, images, neighbours, as_json)
+
+
+@app.command()
 def models(
     filter_: Annotated[
         str, typer.Argument(metavar="FILTER", help="Lists the timm models whose name matches, e.g. 'vit_huge*'.")
@@ -115,3 +130,26 @@ def models(
     from lvd.flows.show import show_models
 
     show_models(filter_)
+
+
+@study.callback()
+def studies() -> None:
+    """How good the thresholds are, on your own images."""
+
+
+@study.command("copies")
+def study_copies(
+    where: Annotated[str, typer.Argument(metavar="ROOT_OR_FOLDER", help="A root that was run, or a folder of images.")],
+    pairs: Annotated[str | None, typer.Option("--pairs", help="Labelled pairs: left, right, is_copy.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Whose model and thresholds; else the root's.")] = None,
+    sample: Annotated[int, typer.Option("--sample", min=2, help="Images that are copied; more make it surer.")] = 500,
+    out: Annotated[
+        str, typer.Option("--out", help="The page; its figures lie beside it as JSON.")
+    ] = "copies-study.html",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """Precision and recall of the copy threshold, by kind of change, with a recommendation."""
+    from lvd.flows import studying
+    from lvd.flows.show import show_study
+
+    show_study(studying.study_copies(where, pairs=pairs, recipe=recipe, sample=sample, out=out, seed=seed))

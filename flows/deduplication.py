@@ -4,41 +4,64 @@ from typing import Any
 
 from lvd.flows.collected import Sources, shards_of
 from lvd.flows.measuring import measured_vectors
+from lvd.flows.neighbours import Described, pool_edges, reference_edges
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import commit_decision, stage
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.shards import ShardRef, StageDir, commit
 from lvd.tasks import copies as copies_stage
 from lvd.tasks import fingerprint as fingerprint_stage
-from lvd.tasks import models
+from lvd.tasks import hash_fit, models
+
+DECIDING = ("representative", "max_component", "min_representative_similarity")
 
 
 @stage
 def fingerprint(run: Run, sources: Sources, measures: list[StageDir], screened: StageDir) -> StageDir:
     """PCA hashes of the pool, and the fates once exact and near duplicates are gone."""
-    config = run.recipe.fingerprint
-    refs = shards_of(measures, sources.pool)
-    inputs = [m.directory for m in measures]
-    hashes = run.target("fingerprint", fingerprint_stage.VERSION, config.sample_size, run.recipe.seed, inputs)
+    config, refs = run.recipe.fingerprint, shards_of(measures, sources.pool)
+    fit_uri = config.fit or own_fit(run, refs)
+    digest, works = hash_fit.read_fit(fit_uri).digest, []
+    for directory in measures:
+        own = directory.shards()
+        target = run.target("fingerprint", fingerprint_stage.VERSION, digest, directory.directory)
 
-    def submit(ref: ShardRef) -> Any:
-        return fingerprint_stage.hash_shard.submit(refs[ref.index], ref, hashes)
+        def submit(ref: ShardRef, own: list[ShardRef] = own) -> Any:
+            return fingerprint_stage.hash_shard.submit(own[ref.index], ref, fit_uri)
 
-    if not run.looking and not run.storage.exists(f"{hashes.directory}/fit.npz"):
-        fingerprint_stage.fit_hash.submit(refs, hashes, config, run.recipe.seed).result()
-    settings = {"sample_size": config.sample_size, "seed": run.recipe.seed}
-    run.complete(
-        "fingerprint",
-        [Work(target=hashes, count=len(refs), submit=submit, config=settings, inputs={"measures": inputs})],
-    )
+        inputs = {"measures": directory.directory}
+        works.append(Work(target=target, count=len(own), submit=submit, config={"fit": digest}, inputs=inputs))
+    run.complete("fingerprint", works)
+    hashes = [work.target for work in works]
     target = run.target(
-        "unique", fingerprint_stage.VERSION, config.model_dump(mode="json"), hashes.directory, screened.directory
+        "unique",
+        fingerprint_stage.VERSION,
+        config.rules(),
+        digest,
+        [d.directory for d in hashes],
+        screened.directory,
     )
     if run.needs(target):
-        images = sources.pool.images()
-        decision = fingerprint_stage.decide.submit(images, refs, hashes.shards(), screened.shards(), target, config)
-        commit_decision(target, len(images), decision, config, [hashes, screened])
+        images, hashed = sources.pool.images(), shards_of(hashes, sources.pool)
+        decision = fingerprint_stage.decide.submit(images, refs, hashed, screened.shards(), target, config)
+        commit_decision(target, len(images), decision, config, [*hashes, screened], fit=digest)
     return target
+
+
+def own_fit(run: Run, measures: list[ShardRef]) -> str:
+    """The URI of the root's own fit, made by the first run with these settings from the pool of that run.
+
+    It stays as it is, so that all later images hash alike; another seed or sample size makes a new one.
+    """
+    settings = {"sample_size": run.recipe.fingerprint.sample_size, "seed": run.recipe.seed}
+    target = run.target("hash-fit", hash_fit.FIT_VERSION, *settings.values())
+
+    def submit(ref: ShardRef) -> Any:
+        return hash_fit.fit_hash.submit(measures, ref, **settings)
+
+    inputs = {"measures": list(dict.fromkeys(ref.directory for ref in measures))}
+    run.complete("fingerprint", [Work(target=target, count=1, submit=submit, config=settings, inputs=inputs)])
+    return run.storage.uri(f"{target.directory}/fit.npz")
 
 
 @stage
@@ -64,33 +87,32 @@ def copies(run: Run, sources: Sources, unique: StageDir) -> StageDir:
         )
         for g in used
     ]
-    edges = neighbour_edges(run, "neighbours", pool_refs, pool_refs, pool_dirs, pool_dirs, thresholds)
+    pool = Described(pool_refs, pool_dirs)
     reference_refs = [ref for reference in references for ref in reference.shards]
-    reference_dirs = [d for g in used for d in described[g.name]]
-    reference_edges = neighbour_edges(
-        run, "references", pool_refs, reference_refs, pool_dirs, reference_dirs, thresholds
-    )
-    settings = {"representative": config.representative, **thresholds.model_dump()}
+    others = Described(reference_refs, [d for g in used for d in described[g.name]])
+    edges, reference_found = pool_edges(run, pool, thresholds), reference_edges(run, pool, others, thresholds)
+    settings = {**config.model_dump(include=set(DECIDING)), **thresholds.model_dump()}
     names = [[r.name, r.role, len(described[r.name])] for r in references]
-    target = run.target(
-        "copies", copies_stage.VERSION, settings, names, edges.directory, reference_edges.directory, unique.directory
+    inputs = [edges, reference_found, unique]
+    identity = copies_stage.VERSION, settings, names, [d.directory for d in inputs]
+    target, grouped, decontaminated = (
+        run.target(name, *identity) for name in ("copies", "components", "decontaminated")
     )
     if run.needs(target):
-        images = sources.pool.images()
+        images, refs = sources.pool.images(), [d.shards() for d in inputs]
+        targets = copies_stage.Targets(
+            fates=target, components=grouped.planned(1)[0], decontaminated=decontaminated.planned(1)[0]
+        )
         decision = copies_stage.decide.submit(
-            images,
-            unique.shards(),
-            pool_refs,
-            edges.shards(),
-            reference_edges.shards(),
-            references,
-            target,
-            config,
-            thresholds,
+            images, refs[2], pool_refs, refs[0], refs[1], references, targets, config, thresholds
         )
-        commit_decision(
-            target, len(images), decision, config, [edges, reference_edges, unique], thresholds=thresholds.model_dump()
-        )
+        decision.wait()
+        for extra in (grouped, decontaminated):
+            commit(extra, 1, config=settings, inputs={"directories": [d.directory for d in inputs]})
+        searched = {d.stage: d.account()["notes"] for d in (edges, reference_found)}
+        notes = {"thresholds": thresholds.model_dump(), "search": searched}
+        notes |= {"components": grouped.directory, "decontaminated": decontaminated.directory}
+        commit_decision(target, len(images), decision, config, inputs, **notes)
     return target
 
 
@@ -108,43 +130,3 @@ def copy_thresholds(config: copies_stage.Config) -> copies_stage.Thresholds:
             )
     floor = config.edge_min_similarity or (own.floor if own else 1.0)
     return copies_stage.Thresholds(**chosen, edge_min_similarity=min(floor, *chosen.values()))
-
-
-def neighbour_edges(
-    run: Run,
-    stage_name: str,
-    queries: list[ShardRef],
-    database: list[ShardRef],
-    query_dirs: list[StageDir],
-    database_dirs: list[StageDir],
-    thresholds: copies_stage.Thresholds,
-) -> StageDir:
-    """The directory of the edges from every query shard into the database."""
-    k, floor = run.recipe.copies.neighbors, thresholds.edge_min_similarity
-    inputs = {"queries": [d.directory for d in query_dirs], "database": [d.directory for d in database_dirs]}
-    target = run.target(stage_name, copies_stage.VERSION, k, floor, inputs)
-
-    def submit(ref: ShardRef) -> Any:
-        return copies_stage.neighbours_shard.submit(
-            queries[ref.index],
-            database,
-            ref,
-            min_similarity=floor,
-            k=k,
-            same=stage_name == "neighbours",
-            device=run.device,
-        )
-
-    run.complete(
-        "copies",
-        [
-            Work(
-                target=target,
-                count=len(queries),
-                submit=submit,
-                config={"k": k, "min_similarity": floor},
-                inputs=inputs,
-            )
-        ],
-    )
-    return target

@@ -9,7 +9,7 @@ from lvd.flows.deduplication import copy_thresholds
 from lvd.flows.recipe import Recipe
 from lvd.flows.run import Run
 from lvd.infra.errors import InputError
-from lvd.tasks import models
+from lvd.tasks import hash_fit, models
 from lvd.tasks.models.classifiers import check_classifier
 from lvd.tasks.models.faces import check_detector
 from lvd.tasks.sources import check_columns, num_rows
@@ -33,6 +33,8 @@ def check_models(recipe: Recipe) -> None:
     if recipe.screen.faces:
         check_detector(recipe.screen.faces, "recipe.screen.faces")
     copy_thresholds(recipe.copies)
+    if recipe.fingerprint.fit:
+        hash_fit.read_fit(recipe.fingerprint.fit)
     if recipe.compute.gpus != "auto":
         pool.device(recipe.compute)
     pool.task_runner(recipe.compute)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import yaml
 
-from lvd.flows import accounts, sheets, versions
+from lvd.flows import accounts, copying, sheets, versions
 from lvd.flows.collected import Cells, Matches, Sources
 from lvd.flows.run import Run
 from lvd.infra.shards import StageDir
@@ -25,7 +25,8 @@ def write_report(
     matches: Matches,
     record: dict[str, Any],
 ) -> None:
-    """Writes report.html, README.md (the dataset card) and domains.parquet: what came of every domain's candidates.
+    """Writes report.html, README.md (the dataset card), and as tables what came of every domain's candidates
+    (domains.parquet) and which pool images copy which references (decontaminated.parquet).
 
     Cost at 10^9 images: the small columns of all images and the ledger are read once, and the bytes of the shards that
     hold one of about 500 sampled pictures. Memory: one shard's small columns, one batch of images, 20,000 groups.
@@ -34,7 +35,9 @@ def write_report(
     page = gather(run, published, sources, survivors, cells, matches, record, survey)
     page = page.model_copy(update={"pictures": sheets.pictures(run, sources, page)})
     directory = published.dataset.directory
+    notes = survivors.account()["notes"]
     run.storage.write_bytes(f"{directory}/domains.parquet", outcomes.parquet(survey.outcomes))
+    run.storage.write_bytes(f"{directory}/decontaminated.parquet", copying.decontaminated(sources, survivors, notes))
     run.storage.write_bytes(f"{directory}/report.html", report.render(page).encode())
     run.storage.write_bytes(f"{directory}/README.md", card.render(facts(run, page, survey)).encode())
 
@@ -97,6 +100,8 @@ def gather(
         losses=losses,
         duplicates=sheets.duplicates(survivors, survey.groups),
         group_sizes=report.group_sizes(survey.groups),
+        components=copying.components(survivors, account["notes"]),
+        searches=copying.searches(account["notes"]),
         decontamination=sheets.decontamination(sources, survey.groups),
         thresholds=thresholds(run, account["notes"]),
         collections=accounts.collections(sources, survey.included, survey.kept, account["notes"]["per_reference"]),
@@ -151,6 +156,7 @@ def facts(run: Run, page: report.Report, survey: Survey) -> card.Facts:
         policies={c.name: c.retrieve.model_dump() for c in recipe.curated if c.retrieve},
         collisions=recipe.retrieve.collisions,
         thresholds=page.thresholds,
+        searches=page.searches,
         models={"copy descriptors": recipe.copies.model, "embeddings": recipe.embed.model},
         num_clusters=recipe.cluster.num_clusters,
         seed=recipe.seed,

@@ -27,6 +27,7 @@ class Work(BaseModel):
     submit: Callable[[ShardRef], Any]  # a shard to compute → a Prefect future
     config: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
 
 
 class Run:
@@ -100,7 +101,7 @@ class Run:
             what = f"{len(failures)} of {len(missing)} shards failed, first {name}"
             raise ShardError(f"{stage}: {what}: {type(error).__name__}: {error}") from error
         for work in open_works:
-            commit(work.target, work.count, config=work.config, inputs=work.inputs)
+            commit(work.target, work.count, config=work.config, inputs=work.inputs, notes=work.notes)
 
     @staticmethod
     def _settle(waiting: tuple[str, Any], failures: list[tuple[str, BaseException]]) -> None:

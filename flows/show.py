@@ -1,5 +1,6 @@
 """What the command line shows: tables, and the paths to open next."""
 
+import json
 import sys
 from typing import Any
 
@@ -127,6 +128,50 @@ def score(row: dict[str, Any]) -> str:
     return "" if row["score"] is None or row["score"] != row["score"] else f", score {row['score']:.4f}"
 
 
+def show_findings(root: str, images: list[str], neighbours: int, as_json: bool) -> None:
+    """A paragraph for every picture: the verdict, the ledger's rows with its bytes, copies, neighbours, cluster.
+
+    Raises InputError at the end if none of them could be read.
+    """
+    from lvd.flows.finding import find
+    from lvd.infra.errors import InputError
+
+    findings = find(root, images, neighbours=neighbours)
+    if as_json:
+        console.print_json(json.dumps([found.model_dump(mode="json") for found in findings], ensure_ascii=False))
+    else:
+        for found in findings:
+            show_finding(found)
+    if findings and all(found.error for found in findings):
+        raise InputError(f"IMAGE must be a picture or a folder of pictures, none of the {len(findings)} could be read")
+
+
+def show_finding(found: Any) -> None:
+    """One picture."""
+    if found.error:
+        console.print(f"[bold]{escape(found.path)}[/bold]\n  no picture: {escape(found.error)}")
+        return
+    console.print(f"[bold]{escape(found.path)}[/bold]  image {found.image_id}\n  {escape(found.verdict)}")
+    for row in found.candidates:
+        because = f", because of {row['cause'] or row['because_of']}" if row["because_of"] else ""
+        console.print(
+            f"  bytes   {escape(row['key'])}: {row['state']} at {row['stage']}: {row['reason']}{escape(because)}"
+        )
+    for image in found.copies:
+        console.print(f"  copy    {image.similarity:.4f}  {escape(image.name)} (by {image.by}){said(image)}")
+    if found.nearest:
+        console.print(f"  below   {found.nearest.similarity:.4f}  {escape(found.nearest.name)}{said(found.nearest)}")
+    for image in found.neighbours:
+        console.print(f"  like    {image.similarity:.4f}  {escape(image.name)}{said(image)}")
+    if found.cluster:
+        console.print(f"  cluster {found.cluster.cluster_id}, {found.cluster.similarity:.4f} to its centroid")
+
+
+def said(image: Any) -> str:
+    """What became of a stored image, if the ledger has it."""
+    return f": {escape(image.fate)}" if image.fate else ""
+
+
 def show_models(filter_: str) -> None:
     from lvd.tasks.models import available
 
@@ -139,3 +184,20 @@ def show_models(filter_: str) -> None:
 
         for name in timm.list_models(filter_, pretrained=True):
             console.print(name)
+
+
+def show_study(summary: Any) -> None:
+    """The recommended threshold beside the one that is used, and what either finds."""
+    method = summary.methods[0]
+    found = method.recommended
+    doubt = "" if found.is_shown else " (this sample is too small to show it)"
+    console.print(
+        f"{method.name}: threshold now {method.threshold:.3f}, recommended {found.threshold:.3f}{doubt}; "
+        f"precision at least {found.precision_low:.1%}, recall {found.recall:.1%}"
+    )
+    console.print(f"{summary.set_aside} images set aside as alike already, {summary.undecodable} undecodable")
+    rows = table("recall", "copies", "now", "recommended", numbers=("now", "recommended"))
+    for name, shares in method.shares.items():
+        rows.add_row(name, *(f"{share:.1%}" for share in shares))
+    console.print(rows)
+    console.print(f"page     {summary.page}\nfigures  {summary.figures}")

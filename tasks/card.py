@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from lvd.tasks.report import Collection, Loss, Step, share
+from lvd.tasks.report import Collection, Loss, Search, Step, share
 
 COLUMNS = {
     "image_id": "the first 16 bytes of the SHA-256 of the bytes as they were stored when fetched, in hex",
@@ -55,6 +55,7 @@ class Facts(BaseModel, frozen=True):
     policies: dict[str, dict[str, Any]]  # collection → kind of retrieval and its numbers
     collisions: str
     thresholds: dict[str, float]
+    searches: tuple[Search, ...] = ()
     models: dict[str, str]
     num_clusters: int
     seed: int
@@ -142,10 +143,22 @@ def _method(facts: Facts) -> str:
 - **Fingerprint**: exact duplicates by content; near duplicates by a 64-bit PCA hash within
   {at["hash_distance"]:g} bits, confirmed by a thumbnail correlation of at least {at["thumbnail_similarity"]:g}.
 - **Self-deduplication**: descriptors of `{plain(facts.models["copy descriptors"])}`; components of the graph of nearest
-  neighbours with a cosine of at least {at["copy_similarity"]:g}; one image of each is kept.
+  neighbours with a cosine of at least {at["copy_similarity"]:g}; one image of each is kept.{_searched(facts)}
 - **Decontamination**: {_references(facts)}
 - **Retrieval**: embeddings of `{plain(facts.models["embeddings"])}`; {facts.num_clusters:,} clusters by spherical
   k-means; seed {facts.seed}."""
+
+
+def _searched(facts: Facts) -> str:
+    """What of the neighbours was found, where not all pairs were compared."""
+    told = [
+        f" {search.what.capitalize()}, {100 * search.recall.recall:.2f} % of the pairs are found (95 %:"
+        f" {100 * search.recall.interval[0]:.2f} to {100 * search.recall.interval[1]:.2f} %, measured on"
+        f" {search.recall.queries:,} images)."
+        for search in facts.searches
+        if search.recall
+    ]
+    return "".join(told)
 
 
 def _references(facts: Facts) -> str:

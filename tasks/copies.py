@@ -3,8 +3,8 @@
 Source: DINOv2 appendix A.3. Edges above a similarity join images into components; of each component one representative
 is kept (self-deduplication). Then every component, among the images left and the references, that holds a reference
 image is dropped whole (relative deduplication).
-Cost at 10^9 images: descriptors read the image bytes once and write 1 kB a row. The neighbour search is exact: each
-shard against every other, 10^18 products of 512 values; the decision holds about 300 bytes an image in one process.
+Cost at 10^9 images: descriptors read the image bytes once and write 1 kB a row; for the search see `neighbours`. The
+decision streams the edges, and holds about 300 bytes an image in one process, 4 of them for the components.
 """
 
 from collections.abc import Iterator
@@ -16,15 +16,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, gather_rows, pool_rows, read_table, write_shard
-from lvd.tasks import schemas
-from lvd.tasks.algorithms import graph, neighbours
+from lvd.infra.shards import ShardRef, StageDir, gather_rows, pool_rows, write_shard
+from lvd.tasks import components, schemas
+from lvd.tasks.algorithms import graph
+from lvd.tasks.components import Edges, cosines
 from lvd.tasks.fates import Decision, Fates, sizes
 from lvd.tasks.models import ModelSpec, engine
+from lvd.tasks.neighbours import Search
 
-SCHEMA = schemas.EDGES
-VERSION = 1
-PAIR_BLOCK = 4096
+SCHEMA = schemas.FATES
+VERSION = 2
 
 
 class Config(ModelSpec):
@@ -32,11 +33,14 @@ class Config(ModelSpec):
 
     model: str = "sscd_disc_mixup"
     batch_size: int = Field(32, ge=1, le=4096)
-    neighbors: int = Field(64, ge=1, le=1024)  # of each image; the paper's k
+    neighbors: int = Field(64, ge=1, le=1024)  # strongest edges kept of each image; the paper's k
+    search: Search = Search()
     min_similarity: float | None = Field(None, gt=0, le=1)  # self-deduplication; the paper's is 0.6 with SSCD
     benchmark_min_similarity: float | None = Field(None, gt=0, le=1)  # relative deduplication; the paper's is 0.45
     edge_min_similarity: float | None = Field(None, gt=0, le=1)  # edges below it are not measured
     representative: Literal["largest_area", "first_seen"] = "largest_area"
+    max_component: int | None = Field(None, ge=2)  # images; a larger one is cut at its weakest edges. null: no bound
+    min_representative_similarity: float | None = Field(None, gt=0, le=1)  # images below it are no copies of theirs
     curated_as_reference: bool = True  # pool copies of curated images go as well, as the paper's train splits do
 
 
@@ -56,6 +60,14 @@ class Reference(BaseModel, frozen=True):
     shards: tuple[ShardRef, ...]
 
 
+class Targets(BaseModel, frozen=True):
+    """Where a decision is written: the fates, what the components were, and what copied a reference."""
+
+    fates: StageDir
+    components: ShardRef
+    decontaminated: ShardRef
+
+
 @task(name="describe", persist_result=False, cache_policy=NO_CACHE)
 def describe_shard(
     images: ShardRef, fates: ShardRef | None, target: ShardRef, config: Config, device: str, donors: list[StageDir]
@@ -66,100 +78,45 @@ def describe_shard(
     )
 
 
-@task(name="neighbours", persist_result=False, cache_policy=NO_CACHE)
-def neighbours_shard(
-    queries: ShardRef,
-    database: list[ShardRef],
-    target: ShardRef,
-    *,
-    min_similarity: float,
-    k: int,
-    same: bool,
-    device: str,
-) -> ShardRef:
-    """The edges from one shard of descriptors to its nearest neighbours in `database` above a similarity.
-
-    same: the database is the pool itself; an image is then not its own neighbour, and `right` is a pool row. Otherwise
-    `right` counts the reference descriptors from 0, in the order of `database`.
-    """
-    table = read_table(queries)
-    left = table["row"].to_numpy() + queries.base
-    right = pool_rows(database) if same else np.arange(sum(ref.rows for ref in database))
-    with write_shard(target, SCHEMA, {"version": VERSION, "k": k, "min_similarity": min_similarity}) as shard:
-        if len(left) and len(right):
-            exclude = np.searchsorted(right, left) if same else None
-            similarity, found = neighbours.nearest(
-                engine.vector_column(table),
-                engine.vector_blocks(database),
-                k=min(k, len(right)),
-                min_similarity=min_similarity,
-                exclude=exclude,
-                device=device,
-            )
-            query, rank = np.nonzero(found >= 0)
-            edges = [left[query], right[found[query, rank]], similarity[query, rank]]
-            shard.keep_table(pa.Table.from_arrays([pa.array(c) for c in edges], schema=SCHEMA))
-    return target.model_copy(update={"rows": shard.kept.rows})
-
-
-def edges_above(refs: list[ShardRef], min_similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """((m, 2) int64 pairs, (m,) float32 similarities) of one shard of edges after another."""
-    for ref in refs:
-        table = read_table(ref)
-        keep = table["similarity"].to_numpy() >= np.float32(min_similarity)
-        yield (
-            np.column_stack([table["left"].to_numpy(), table["right"].to_numpy()])[keep],
-            table["similarity"].to_numpy()[keep],
-        )
-
-
-def cosines(left: list[ShardRef], left_at: np.ndarray, right: list[ShardRef], right_at: np.ndarray) -> np.ndarray:
-    """(m,) float32 similarity of pairs of descriptors at positions of two datasets, in blocks.
-
-    By a float64 product and rounded to 5 decimals, as `neighbours.nearest` does it: the same as of the pair's edge.
-    """
-    parts = [np.zeros(0, dtype=np.float32)]
-    for start in range(0, len(left_at), PAIR_BLOCK):
-        block = slice(start, start + PAIR_BLOCK)
-        a, b = (
-            engine.vector_column(gather_rows(refs, at[block], ["vector"])).astype(np.float64)
-            for refs, at in ((left, left_at), (right, right_at))
-        )
-        parts.append(np.einsum("nd,nd->n", a, b).round(5).astype(np.float32))
-    return np.concatenate(parts)
-
-
 def end_copies(
-    fates: Fates,
-    images: list[ShardRef],
-    descriptors: list[ShardRef],
-    edges: list[ShardRef],
-    min_similarity: float,
-    config: Config,
+    fates: Fates, images: list[ShardRef], descriptors: list[ShardRef], edges: Edges, config: Config, target: ShardRef
 ) -> None:
-    """Self-deduplication: of every component the representative stays; the score is the similarity to it."""
-    labels = graph.connected_components((pairs for pairs, _ in edges_above(edges, min_similarity)), len(fates.image_id))
-    if config.representative == "first_seen":
-        chosen = graph.first_seen(labels)
-    else:
-        chosen = graph.representatives(labels, *sizes(images), fates.image_id.astype("S32"))
-    dropped = np.flatnonzero(fates.alive & (chosen != np.arange(len(chosen))))
-    rows = pool_rows(descriptors)
-    similarity = cosines(
-        descriptors, np.searchsorted(rows, dropped), descriptors, np.searchsorted(rows, chosen[dropped])
+    """Self-deduplication: of every component the representative stays; the score is the similarity to it.
+
+    Writes the components to the target.
+    """
+
+    def similarity(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return cosines(descriptors, np.searchsorted(rows_there, rows), descriptors, np.searchsorted(rows_there, others))
+
+    rows_there = pool_rows(descriptors)
+    ranked = None if config.representative == "first_seen" else (*sizes(images), fates.image_id.astype("S32"))
+    found = components.grouped(
+        edges,
+        len(fates.image_id),
+        ranked,
+        similarity,
+        max_size=config.max_component,
+        min_similarity=config.min_representative_similarity,
     )
-    fates.end(dropped, "dropped", "copies", "copy", score=similarity, because_of=fates.image_id[chosen[dropped]])
+    dropped = np.flatnonzero(fates.alive & (found.chosen != np.arange(len(found.chosen))))
+    because_of = fates.image_id[found.chosen[dropped]]
+    fates.end(dropped, "dropped", "copies", "copy", score=found.similarity[dropped], because_of=because_of)
+    with write_shard(target, schemas.COMPONENTS, {"version": VERSION}) as shard:
+        rows, size, lowest = found.summary()
+        columns = [pa.array(fates.image_id[rows], pa.string()), pa.array(size), pa.array(lowest)]
+        shard.keep_table(pa.Table.from_arrays(columns, schema=schemas.COMPONENTS))
 
 
 def end_reference_copies(
     fates: Fates,
     descriptors: list[ShardRef],
-    edges: list[ShardRef],
-    reference_edges: list[ShardRef],
+    edges: Edges,
+    reference_edges: Edges,
     references: list[Reference],
-    min_similarity: float,
+    target: ShardRef,
 ) -> dict[str, int]:
-    """Relative deduplication: components that hold a reference image are dropped whole.
+    """Relative deduplication: components that hold a reference image are dropped whole, and listed in the target.
 
     Returns the images that were dropped because of each reference collection.
     """
@@ -168,15 +125,12 @@ def end_reference_copies(
     rows_each = [sum(ref.rows for ref in reference.shards) for reference in references]
     owner = np.repeat(np.arange(len(references)), rows_each)
     is_curated = np.array([reference.role == "curated" for reference in references], dtype=bool)
-
-    found = list(edges_above(reference_edges, min_similarity))
-    pairs = np.concatenate([np.zeros((0, 2), dtype=np.int64), *(p for p, _ in found)])
-    similarity = np.concatenate([np.zeros(0, dtype=np.float32), *(s for _, s in found)])
+    pairs, similarity = reference_edges.all()
     into_alive = alive[pairs[:, 0]]
     pairs, similarity = pairs[into_alive], similarity[into_alive]
 
     def joined() -> Iterator[np.ndarray]:
-        yield from (p[alive[p].all(axis=1)] for p, _ in edges_above(edges, min_similarity))
+        yield from (p[alive[p].all(axis=1)] for p, _ in edges)
         yield np.column_stack([pairs[:, 0], pairs[:, 1] + num_pool])
 
     labels = graph.connected_components(joined(), num_pool + len(owner))[:num_pool]
@@ -184,8 +138,17 @@ def end_reference_copies(
     cause = causes(dropped, labels, pairs, similarity, is_curated[owner])
     score = cosines(descriptors, np.searchsorted(pool_rows(descriptors), dropped), shards, cause)
     reasons = np.where(is_curated[owner[cause]], "curated_copy", "benchmark_copy").astype(object)
-    names = gather_rows(shards, cause, ["image_id"])["image_id"].to_numpy() if len(cause) else None
+    names = gather_rows(shards, cause, ["image_id"])["image_id"].to_numpy() if len(cause) else np.zeros(0, dtype=object)
     fates.end(dropped, "dropped", "copies", reasons, score=score, because_of=names)
+    collection, role = (
+        np.array([getattr(reference, name) for reference in references], dtype=object)[owner[cause]]
+        for name in ("name", "role")
+    )
+    is_direct = np.isin(dropped, pairs[:, 0])
+    with write_shard(target, schemas.DECONTAMINATED, {"version": VERSION}) as shard:
+        columns = [dropped, fates.image_id[dropped], collection, role, names, score, is_direct]
+        typed = [pa.array(c, f.type) for c, f in zip(columns, schemas.DECONTAMINATED, strict=True)]
+        shard.keep_table(pa.Table.from_arrays(typed, schema=schemas.DECONTAMINATED))
     counts = np.bincount(owner[cause], minlength=len(references))
     return {reference.name: int(count) for reference, count in zip(references, counts, strict=True)}
 
@@ -218,16 +181,17 @@ def decide(
     edges: list[ShardRef],
     reference_edges: list[ShardRef],
     references: list[Reference],
-    target: StageDir,
+    targets: Targets,
     config: Config,
     thresholds: Thresholds,
 ) -> Decision:
     """The fates after both deduplications, and the number of pool images dropped for each reference collection."""
-    current = Fates.read(fates)
+    current, within = Fates.read(fates), thresholds.min_similarity
     current.end_rejected(descriptors, "copies")  # what has no descriptor
-    end_copies(current, images, descriptors, edges, thresholds.min_similarity, config)
+    end_copies(current, images, descriptors, Edges(edges, within), config, targets.components)
+    across, to_references = (Edges(e, thresholds.benchmark_min_similarity) for e in (edges, reference_edges))
     per_reference = end_reference_copies(
-        current, descriptors, edges, reference_edges, references, thresholds.benchmark_min_similarity
+        current, descriptors, across, to_references, references, targets.decontaminated
     )
-    decision = current.write(target, images, {"version": VERSION, **thresholds.model_dump()}, "copies")
+    decision = current.write(targets.fates, images, {"version": VERSION, **thresholds.model_dump()}, "copies")
     return decision.model_copy(update={"per_reference": per_reference})

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from lvd.tasks.charts import Chart
 from lvd.tasks.contact_sheets import At, Groups, Sheet, Shown, Thumbnail
 from lvd.tasks.decode import Reason as DecodeReason
+from lvd.tasks.neighbours import Recall
 from lvd.tasks.tallies import Ending
 
 REFERENCE_REASONS = ("benchmark_copy", "curated_copy")
@@ -177,6 +178,23 @@ class Timing(BaseModel, frozen=True):
     peak_memory_mb: int
 
 
+class Search(BaseModel, frozen=True):
+    """How neighbours were searched for, and what of them was found."""
+
+    what: str
+    engine: str  # exact or cells
+    recall: Recall | None = None  # None: exact
+
+
+class Components(BaseModel, frozen=True):
+    """The components of two and more images in the copy graph."""
+
+    count: int
+    largest: int  # images
+    lowest: float  # similarity of any image to the one that stands for it
+    chained: int  # components with an image that is less like its representative than the threshold
+
+
 class Report(BaseModel, frozen=True):
     """Everything that the page shows. Pictures lie apart, by the place of their image, so that each is there once."""
 
@@ -192,6 +210,8 @@ class Report(BaseModel, frozen=True):
     losses: tuple[Loss, ...]
     duplicates: tuple[Sheet, ...]
     group_sizes: tuple[GroupSizes, ...]
+    components: Components
+    searches: tuple[Search, ...]
     decontamination: tuple[Sheet, ...]
     thresholds: dict[str, float]
     collections: tuple[Collection, ...]

@@ -99,6 +99,26 @@ FATES = pa.schema(
 
 EDGES = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("similarity", pa.float32())])
 
+COMPONENTS = pa.schema(
+    [
+        ("representative", pa.string()),  # the image that is kept
+        ("size", pa.int64()),  # images, with the representative
+        ("min_similarity", pa.float32()),  # the lowest of any image to the representative
+    ]
+)
+
+DECONTAMINATED = pa.schema(
+    [
+        ("row", pa.int64()),  # pool row
+        ("image_id", pa.string()),
+        ("collection", pa.string()),  # the benchmark, or the curated collection, that it copies
+        ("role", pa.string()),
+        ("reference_id", pa.string()),  # the image of the collection that is named as the cause
+        ("similarity", pa.float32()),  # to that image
+        ("is_direct", pa.bool_()),  # False: joined through other images of the pool
+    ]
+)
+
 CENTROIDS_FIELDS = (("cluster_id", pa.int32()), ("size", pa.int64()))
 
 CELLS = pa.schema(

@@ -7,19 +7,20 @@ scale; memory of a worker: one image and one batch of rows.
 from typing import Any
 
 import numpy as np
+import simplejpeg
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_batches, read_column, write_shard
 from lvd.tasks import schemas
-from lvd.tasks.decode import DecodeError, decode_rgb
+from lvd.tasks.decode import DecodeError, decode_rgb, read_header
 from lvd.tasks.fates import Decision, Fates
 from lvd.tasks.models.classifiers import ClassifierSpec
 from lvd.tasks.models.faces import FaceSpec
 
 SCHEMA = schemas.MEASURES
-VERSION = 1
+VERSION = 2
 MEASURED_SHORT_EDGE_PX = 256
 THUMBNAIL_PX = 32
 
@@ -58,29 +59,73 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         return self.model_dump(mode="json", exclude={"nsfw", "faces"}) | nsfw
 
 
+def luminance(data: bytes, max_pixels: int) -> Any:
+    """The picture as displayed as a PIL image of mode L, whose short edge has MEASURED_SHORT_EDGE_PX or more, or all.
+
+    Of an upright JPEG the luminance that it holds, at the smallest DCT scale that is large enough; of others that of
+    `decode_rgb`, which differs by a grey level at most places, and by more where RGB is clipped. Raises DecodeError.
+    """
+    from PIL import Image
+
+    header = read_header(data, max_pixels=max_pixels)
+    if header.format == "JPEG" and header.orientation == 1:
+        try:
+            return Image.fromarray(_jpeg_luminance(data, header.width, header.height))
+        except ValueError:  # CMYK or damage; Pillow forgives some damage, and says what is wrong with the rest
+            pass
+    return decode_rgb(data, min_short_edge_px=MEASURED_SHORT_EDGE_PX, max_pixels=max_pixels).convert("L")
+
+
+def _jpeg_luminance(data: bytes, width: int, height: int) -> np.ndarray:
+    """(h, w) uint8. Raises ValueError if libjpeg-turbo refuses, warns, or sees no luminance or another size."""
+    seen_height, seen_width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    if colours not in ("YCbCr", "Gray") or (seen_height, seen_width) != (height, width):
+        raise ValueError(f"{seen_width} x {seen_height} {colours}, but {width} x {height} in the header")
+    short = min(width, height)
+    scale = next((s for s in (8, 4, 2) if -(-short // s) >= MEASURED_SHORT_EDGE_PX), 1)
+    grey = simplejpeg.decode_jpeg(data, "GRAY", min_height=-(-height // scale), min_width=-(-width // scale))
+    return grey[:, :, 0]
+
+
+def thumbnail(grey: Any) -> bytes:
+    """The 32 × 32 means of a PIL image of mode L, row by row."""
+    from PIL import Image
+
+    return grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes()
+
+
 def measures(image: Any) -> dict[str, Any]:
-    """Brightness, contrast, sharpness, entropy and the 32 × 32 luminance thumbnail of an RGB PIL image."""
+    """Brightness, contrast, sharpness, entropy and the 32 × 32 luminance thumbnail of a PIL image, RGB or L."""
     from PIL import Image
 
     grey = image.convert("L")
-    thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+    small = thumbnail(grey)
     scale = MEASURED_SHORT_EDGE_PX / min(grey.size)
     if scale < 1:
         grey = grey.resize(tuple(max(1, round(edge * scale)) for edge in grey.size), Image.Resampling.BOX)
-    values = np.asarray(grey, dtype=np.float32) / 255
-    shares = np.bincount(np.asarray(grey).ravel(), minlength=256) / values.size
-    shares = shares[shares > 0]
+    counts, levels = np.array(grey.histogram(), dtype=np.int64), np.arange(256)
+    shares = counts[counts > 0] / counts.sum()
+    brightness, contrast = _mean_and_variance(counts.sum(), counts @ levels, counts @ levels**2)
+    curvature = laplacian(np.asarray(grey, dtype=np.int16))
+    squares = np.multiply(curvature, curvature, dtype=np.int32).sum(dtype=np.int64)
+    _, sharpness = _mean_and_variance(curvature.size, curvature.sum(dtype=np.int64), squares)
     return {
-        "brightness": float(values.mean()),
-        "contrast": float(values.std()),
-        "sharpness": float(laplacian(values).var()) if min(values.shape) > 2 else 0.0,
+        "brightness": brightness / 255,
+        "contrast": contrast**0.5 / 255,
+        "sharpness": sharpness / 255**2,
         "entropy": float(-(shares * np.log2(shares)).sum()),
-        "thumbnail": thumbnail.tobytes(),
+        "thumbnail": small,
     }
 
 
+def _mean_and_variance(count: Any, total: Any, squares: Any) -> tuple[float, float]:
+    """Of `count` integers, from their sum and the sum of their squares; zeros of none. Rounded once."""
+    count, total, squares = int(count), int(total), int(squares)
+    return (total / count, (count * squares - total**2) / count**2) if count else (0.0, 0.0)
+
+
 def laplacian(values: np.ndarray) -> np.ndarray:
-    """(h - 2, w - 2) second differences of (h, w) luminance, the 4-neighbour stencil."""
+    """Second differences of (h, w) int16 luminance, the 4-neighbour stencil: (h - 2, w - 2) int16; maybe none."""
     middle = values[1:-1, 1:-1]
     return values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * middle
 
@@ -121,9 +166,7 @@ def screen_shard(source: ShardRef, target: ShardRef, max_pixels: int) -> ShardRe
             for image in batch.to_pylist():
                 data = image["image"]["bytes"]
                 try:
-                    measured = measures(
-                        decode_rgb(data, min_short_edge_px=MEASURED_SHORT_EDGE_PX, max_pixels=max_pixels)
-                    )
+                    measured = measures(luminance(data, max_pixels))
                     shard.keep({"row": row, "image_id": image["image_id"], **measured})
                 except DecodeError as error:
                     shard.reject(

@@ -25,7 +25,10 @@ def running(*args: str, **options):
             yield process
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:  # a busy machine: Prefect's worker was seen to wait for ever
+                process.kill()
 
 
 def answers(url: str) -> bool:

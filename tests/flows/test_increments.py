@@ -58,8 +58,17 @@ def test_a_new_partition_is_computed_and_the_old_one_found(recipe: Path, s3_root
     second = lvd("run", str(recipe), "--root", s3_root, home=tmp_path / "prefect")
     assert second.returncode == 0, second.stderr[-4000:]
     last = last_run(storage)
-    computed = {stage: last["computed"][stage] for stage in ("crawl", "download", "screen", "descriptors", "embed")}
+    per_image = ("crawl", "download", "screen", "fingerprint", "descriptors", "embed")
+    computed = {stage: last["computed"][stage] for stage in per_image}
     assert computed == dict.fromkeys(computed, 1)  # the new partition's only shard, and nothing of the old one
+    assert last["computed"]["hash-fit"] == 0
+    (fit,) = storage.names("hash-fit")
+    about = storage.read_json(f"hash-fit/{fit}/fit.json")
+    assert about["thumbnails"] == 12 and len(about["measures"]) == 1  # of the first night
+    hashed = [StageDir(root=s3_root, stage="fingerprint", fingerprint=name) for name in storage.names("fingerprint")]
+    assert [d.account()["config"] for d in hashed] == [{"fit": about["sha256"]}] * 2
+    assert sorted(d.account()["rows"] for d in hashed) == [12, 12]
+    assert {found.state for found in directories(s3_root)} == {"complete"}
     assert last["version"] == "v2"
     assert last["candidates"] == 25
     assert last["ledger"]["failed"] == 1

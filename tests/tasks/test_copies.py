@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lvd.infra.shards import ShardRef, StageDir, read_table
-from lvd.tasks import copies, schemas
+from lvd.tasks import copies, neighbours, schemas
 from lvd.tasks.fates import Decision, Fates
 from lvd.tests.tasks import planted
 from lvd.tests.tasks.planted import identity
@@ -57,32 +57,34 @@ class Case:
         schema = schemas.vectors(vectors.shape[1])
         return planted.stage(self.root, f"descriptors-{name}", schema, rows, ((1, 0), (len(rows) - 1,)))
 
-    def edges(self, name: str, database: list[ShardRef], *, k: int = 64, floor: float = 0.4) -> list[ShardRef]:
+    def edges(self, references: list[ShardRef] | None = None, *, k: int = 64, floor: float = 0.4) -> list[ShardRef]:
+        """Within the pool, or between the pool and the references."""
+        name = "neighbours" if references is None else "references"
         target = StageDir(root=self.root, stage=name, fingerprint=f"{k}-{floor}")
-        options = {"min_similarity": floor, "k": k, "same": name == "neighbours", "device": "cpu"}
+        options = {"min_similarity": floor, "k": k, "device": "cpu"}
         planned = target.planned(len(self.descriptors))
-        return [
-            copies.neighbours_shard.fn(q, database, ref, **options)
-            for q, ref in zip(self.descriptors, planned, strict=True)
-        ]
+        return [neighbours.exact_shard.fn(self.descriptors, references, ref, **options) for ref in planned]
 
     def decided(
         self, config: copies.Config | None = None, thresholds: copies.Thresholds = THRESHOLDS, k: int = 64
     ) -> tuple[Fates, Decision]:
-        target = StageDir(root=self.root, stage="copies", fingerprint="a")
+        target, grouped, gone = (
+            StageDir(root=self.root, stage=name, fingerprint="a") for name in ("copies", "components", "decontaminated")
+        )
         shards = [ref for reference in self.references for ref in reference.shards]
         floor = thresholds.edge_min_similarity
         decision = copies.decide.fn(
             self.images,
             self.fates,
             self.descriptors,
-            self.edges("neighbours", self.descriptors, k=k, floor=floor),
-            self.edges("references", shards, k=k, floor=floor),
+            self.edges(k=k, floor=floor),
+            self.edges(shards, k=k, floor=floor),
             self.references,
-            target,
+            copies.Targets(fates=target, components=grouped.planned(1)[0], decontaminated=gone.planned(1)[0]),
             config or copies.Config(),
             thresholds,
         )
+        self.components, self.gone = (read_table(d.planned(1)[0]).to_pylist() for d in (grouped, gone))
         return Fates.read(target.planned(len(self.images))), decision
 
 
@@ -122,31 +124,6 @@ def crowd(local_root: str) -> Case:
     )
     case.values = self
     return case
-
-
-def test_edges_are_all_pairs_above_the_floor(crowd: Case) -> None:
-    there = sorted({*range(60)} - {0, 4, 27, 28, 29, 59, 5, 33})
-    expected = planted.cosine(crowd.values, crowd.values)
-    found = pairs_in(crowd.edges("neighbours", crowd.descriptors))
-    assert found == {
-        (a, b): np.float32(expected[a, b]) for a in there for b in there if a != b and expected[a, b] >= 0.4
-    }
-    nearest = pairs_in(crowd.edges("neighbours", crowd.descriptors, k=3, floor=0.1))
-    for a in there:
-        order = sorted((b for b in there if b != a), key=lambda b: (-expected[a, b], b))[:3]
-        assert {b for left, b in nearest if left == a} == {b for b in order if expected[a, b] >= 0.1}
-
-
-def test_edges_to_references_count_them_from_zero(crowd: Case) -> None:
-    there = sorted({*range(60)} - {0, 4, 27, 28, 29, 59, 5, 33})
-    shards = [ref for reference in crowd.references for ref in reference.shards]
-    values = np.concatenate(
-        [np.concatenate([copies.engine.vector_column(read_table(s)) for s in r.shards]) for r in crowd.references]
-    )
-    expected = planted.cosine(crowd.values, values)
-    assert pairs_in(crowd.edges("references", shards)) == {
-        (a, b): np.float32(expected[a, b]) for a in there for b in range(17) if expected[a, b] >= 0.4
-    }
 
 
 def joined(nodes: Sequence[int], linked: np.ndarray) -> list[set[int]]:
@@ -210,6 +187,19 @@ def test_both_deduplications_equal_brute_force(crowd: Case, representative, leas
     assert decision.reasons == {**counts, "not_finite": 1, "truncated": 1}
     assert sum(per_reference.values()) == sum(n for reason, n in counts.items() if reason != "copy") > 0
     assert decision.alive == 60 - 6 - sum(decision.reasons.values())
+    groups = {}
+    for n, (reason, cause) in expected.items():
+        if reason == "copy":
+            groups.setdefault(cause, []).append(n)
+    assert {(c["representative"], c["size"], c["min_similarity"]) for c in crowd.components} == {
+        (kept, len(rows) + 1, min(fates.score[rows])) for kept, rows in groups.items()
+    }
+    assert {row["row"]: (row["reference_id"], row["similarity"], row["collection"]) for row in crowd.gone} == {
+        n: (cause, fates.score[n], cause.split("-")[0]) for n, (reason, cause) in expected.items() if reason != "copy"
+    }
+    assert {row["row"]: row["is_direct"] for row in crowd.gone} == {
+        row["row"]: bool((across[row["row"]] >= benchmark_least).any()) for row in crowd.gone
+    }
 
 
 def test_images_without_a_descriptor_have_failed_here(crowd: Case) -> None:
@@ -245,6 +235,21 @@ def test_a_chain_is_one_component(local_root: str, representative, sizes, kept: 
     assert (decision.alive, decision.reasons, decision.per_reference) == (2, {"copy": 2}, {})
 
 
+def test_a_chain_can_be_bounded(local_root: str) -> None:
+    """0, 30, 60, 90 and 120 degrees: each a copy of the next (0.87), of the one after that (0.5) no longer."""
+    values = directions((0, 30, 60, 90, 120))[0]
+    whole = Case(local_root + "0", values, ((2, 3),))
+    assert set(ended(whole.decided(copies.Config(representative="first_seen"))[0])) == {1, 2, 3, 4}
+    assert whole.components == [{"representative": identity(0), "size": 5, "min_similarity": np.float32(-0.5)}]
+    near = copies.Config(representative="first_seen", min_representative_similarity=0.6)
+    alike = Case(local_root + "1", values, ((2, 3),))
+    assert ended(alike.decided(near)[0]) == {1: ("copy", identity(0)), 3: ("copy", identity(2))}, "4 stands for itself"
+    small = Case(local_root + "2", values, ((2, 3),))
+    fates, _ = small.decided(copies.Config(representative="first_seen", max_component=2))
+    assert ended(fates) == {1: ("copy", identity(0)), 3: ("copy", identity(2))}
+    assert [c["size"] for c in small.components] == [2, 2]
+
+
 def test_an_image_that_ended_earlier_joins_nothing(local_root: str) -> None:
     fates, _ = Case(local_root, CHAINED, ((1, 0, 1), (2,)), ended=(2,)).decided()
     assert ended(fates) == {}
@@ -272,9 +277,9 @@ def test_the_score_of_a_copy_is_the_similarity_of_its_edge(local_root: str) -> N
     values = np.concatenate([heads, planted.unit(heads + 0.02 * rng.normal(size=heads.shape))])
     case = Case(local_root, values, ((500,),))
     fates, _ = case.decided(copies.Config(representative="first_seen"))
-    edges = pairs_in(case.edges("neighbours", case.descriptors))
+    edges = pairs_in(case.edges())
     assert list(ended(fates)) == list(range(250, 500))
-    assert {n: fates.score[n] for n in range(250, 500)} == {n: edges[n, n - 250] for n in range(250, 500)}
+    assert {n: fates.score[n] for n in range(250, 500)} == {n: edges[n - 250, n] for n in range(250, 500)}
 
 
 def test_a_component_with_a_reference_goes_whole(local_root: str) -> None:

@@ -55,6 +55,8 @@ def page(**changes) -> report.Report:
             "reference_similarity": 0.45,
         },
         "funnel": report.funnel(Counter()),
+        "components": report.Components(count=0, largest=0, lowest=1.0, chained=0),
+        "searches": (),
         "group_sizes": (report.GroupSizes(reason="copy", bins=(("2", 0),), share=1.0),),
         "run_seconds": 0.0,
         "num_bytes": (0, 0),

@@ -1,11 +1,14 @@
 """Measures of pictures whose figures are known; every rule, at its bound and past it; one bad image, one row."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from lvd.infra.shards import StageDir, pool_rows, read_table
 from lvd.tasks import screen
+from lvd.tasks.decode import DecodeError, decode_rgb
 from lvd.tests import copying
 from lvd.tests.drawing import draw
 from lvd.tests.tasks import planted
@@ -52,6 +55,62 @@ def test_sharpness_is_of_one_size_and_falls_with_blur() -> None:
     assert screen.measures(blurred)["sharpness"] < sharp / 4
     larger = picture.resize((1024, 1024), Image.Resampling.NEAREST)
     assert screen.measures(larger)["sharpness"] == pytest.approx(sharp, rel=0.01)
+
+
+PICTURE = draw("bricks", np.random.default_rng(1), (1100, 700))
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90, **options)
+    return file.getvalue()
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "difference"),
+    [
+        (jpeg(PICTURE), (550, 350), 1),
+        (jpeg(PICTURE.resize((333, 255))), (333, 255), 1),
+        (jpeg(PICTURE.resize((1025, 513)), progressive=True), (513, 257), 1),  # odd edges, halved upwards
+        (jpeg(PICTURE.convert("L")), (550, 350), 0),
+        (jpeg(PICTURE, exif=turned()), (350, 550), 0),  # as decode_rgb
+        (jpeg(PICTURE.convert("CMYK")), (550, 350), 0),
+        (copying.png(PICTURE)[1], (1100, 700), 0),
+    ],
+)
+def test_luminance_is_that_of_the_decoded_picture(data: bytes, size: tuple[int, int], difference: int) -> None:
+    found = screen.luminance(data, 10**7)
+    expected = decode_rgb(data, min_short_edge_px=screen.MEASURED_SHORT_EDGE_PX).convert("L")
+    assert (found.mode, found.size) == ("L", size) == (expected.mode, expected.size)
+    differences = np.abs(np.subtract(found, expected, dtype=np.int16))
+    assert differences.mean() <= difference / 4 and differences.max() <= difference * 10  # most where RGB is clipped
+    told, other = screen.measures(found), screen.measures(expected)
+    for name in ("brightness", "contrast", "entropy"):
+        assert told[name] == pytest.approx(other[name], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (jpeg(PICTURE)[:9000], "truncated"),
+        (b"no image", "not_an_image"),
+        (jpeg(PICTURE)[:100], "truncated"),
+    ],
+)
+def test_luminance_refuses_what_the_decoder_refuses(data: bytes, reason: str) -> None:
+    for decode in (lambda: screen.luminance(data, 10**7), lambda: decode_rgb(data)):
+        with pytest.raises(DecodeError) as refused:
+            decode()
+        assert refused.value.reason == reason
+    with pytest.raises(DecodeError) as refused:
+        screen.luminance(jpeg(PICTURE), 1000)
+    assert refused.value.reason == "too_many_pixels"
 
 
 GOOD = {

@@ -1,0 +1,74 @@
+"""What the report and the published list say about copies: the search, the components, what was decontaminated."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lvd.flows.collected import Sources
+from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table
+from lvd.tasks import report, schemas
+from lvd.tasks.neighbours import Recall
+
+SEARCHES = {"neighbours": "within the pool", "references": "pool against references"}
+
+
+def searches(notes: dict[str, Any]) -> tuple[report.Search, ...]:
+    """How neighbours were searched for. notes: of the decision about copies."""
+    return tuple(
+        report.Search(what=text, engine=notes["search"][stage]["engine"], recall=recall and Recall(**recall))
+        for stage, text in SEARCHES.items()
+        for recall in [notes["search"][stage]["recall"]]
+    )
+
+
+def components(survivors: StageDir, notes: dict[str, Any]) -> report.Components:
+    """What the components of the copy graph came to."""
+    table = read_table(side(survivors, notes["components"]))
+    lowest = table["min_similarity"].to_numpy()
+    return report.Components(
+        count=len(table),
+        largest=pc.max(table["size"]).as_py() or 0,
+        lowest=float(lowest.min()) if len(lowest) else 1.0,
+        chained=int((lowest < np.float32(notes["thresholds"]["min_similarity"])).sum()),
+    )
+
+
+def side(survivors: StageDir, directory: str) -> ShardRef:
+    """The one shard of a directory beside the fates."""
+    stage, name = directory.split("/")
+    return StageDir(root=survivors.root, stage=stage, fingerprint=name).shards()[0]
+
+
+def decontaminated(sources: Sources, survivors: StageDir, notes: dict[str, Any]) -> bytes:
+    """The list of pool images that went because of a reference, as Parquet, in the order of the pool.
+
+    `key` and `url` of the pool image, `reference_key` of the image that it copies, beside schemas.DECONTAMINATED.
+    """
+    table = read_table(side(survivors, notes["decontaminated"]))
+    rows = table["row"].to_numpy()
+    names = gather_rows(sources.pool.images(), rows, ["key", "url"]) if len(rows) else None
+    keys = reference_keys(sources, set(table["reference_id"].to_pylist()))
+    columns = {
+        "key": names["key"] if names else pa.array([], pa.string()),
+        "url": names["url"] if names else pa.array([], pa.string()),
+        "reference_key": pa.array([keys[found] for found in table["reference_id"].to_pylist()], pa.string()),
+        **{name: table[name] for name in schemas.DECONTAMINATED.names if name != "row"},
+    }
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def reference_keys(sources: Sources, image_ids: set[str]) -> dict[str, str]:
+    """image id → key, of these images of the references."""
+    wanted, found = pa.array(sorted(image_ids), pa.string()), {}
+    for gathered in sources.references if image_ids else ():
+        for ref in gathered.images():
+            table = read_table(ref, ["image_id", "key"])
+            mine = table.filter(pc.is_in(table["image_id"], value_set=wanted))
+            found |= dict(zip(mine["image_id"].to_pylist(), mine["key"].to_pylist(), strict=True))
+    return found

@@ -1,0 +1,124 @@
+"""The search for neighbours: which engine, the cells and what they are certified for, the edges."""
+
+from typing import Any
+
+from lvd.flows.run import Run, Work
+from lvd.infra.errors import ShardError
+from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.tasks import neighbours as search_stage
+from lvd.tasks.algorithms.cells import usual_number
+from lvd.tasks.copies import Config, Thresholds
+from lvd.tasks.neighbours import Cells, Recall
+
+FLOW = "copies"
+
+
+class Described:
+    """The descriptors of a collection: their shards, and the directories that these lie in."""
+
+    def __init__(self, shards: list[ShardRef], directories: list[StageDir]) -> None:
+        self.shards, self.directories = shards, directories
+        self.names = [d.directory for d in directories]
+        self.rows = sum(ref.rows for ref in shards)
+
+
+def pool_edges(run: Run, pool: Described, thresholds: Thresholds) -> StageDir:
+    """The edges within the pool."""
+    return Neighbours(run, pool, None, thresholds).edges("neighbours")
+
+
+def reference_edges(run: Run, pool: Described, references: Described, thresholds: Thresholds) -> StageDir:
+    """The edges between the pool and the references, which are counted from 0 in the order of their shards."""
+    return Neighbours(run, pool, references, thresholds).edges("references")
+
+
+class Neighbours:
+    """One search: of the pool in itself, or of references in the pool."""
+
+    def __init__(self, run: Run, pool: Described, references: Described | None, thresholds: Thresholds) -> None:
+        self._run, self._pool, self._references, self._thresholds = run, pool, references, thresholds
+        self._config: Config = run.recipe.copies
+        self._floor = thresholds.edge_min_similarity
+        self._asked = pool if references is None else references
+
+    def edges(self, stage: str) -> StageDir:
+        """The directory of the edges; its stage.json names the engine, and the recall of what is not exact."""
+        search, found = self._config.search, None
+        options = {"min_similarity": self._floor, "k": self._config.neighbors, "device": self._run.device}
+        if search.is_exact(self._pool.rows, self._asked.rows):
+            count, how = len(self._pool.shards), ["exact"]
+
+            def submit(ref: ShardRef) -> Any:
+                others = None if self._references is None else self._references.shards
+                return search_stage.exact_shard.submit(self._pool.shards, others, ref, **options)
+        else:
+            pool = self._cells(self._pool)
+            references = None if self._references is None else self._cells(self._references)
+            found = self._certified(stage, pool, references)
+            count = max(1, -(-self._pool.rows // search_stage.ROWS_PER_GROUP))
+            how = ["cells", found.probes, pool.probes[0].directory]
+
+            def submit(ref: ShardRef) -> Any:
+                return search_stage.cells_group.submit(pool, references, ref, probes=found.probes, **options)
+
+        inputs = {"pool": self._pool.names, "references": self._references.names if self._references else None}
+        target = self._run.target(stage, search_stage.VERSION, self._config.neighbors, self._floor, how, inputs, count)
+        notes = {"engine": how[0], "recall": found.model_dump() if found else None}
+        settings = {"k": self._config.neighbors, "min_similarity": self._floor}
+        work = Work(target=target, count=count, submit=submit, config=settings, inputs=inputs, notes=notes)
+        self._run.complete(FLOW, [work])
+        return target
+
+    def _cells(self, of: Described) -> Cells:
+        """The pool's cells, and the probes of these descriptors."""
+        run, search, seed = self._run, self._config.search, self._run.recipe.seed
+        num_cells = min(search.num_cells or usual_number(self._pool.rows), self._pool.rows)
+        fitted = run.target("cells", search_stage.VERSION, num_cells, seed, self._pool.names)
+        if run.needs(fitted):
+            (target,) = fitted.planned(1)
+            search_stage.fit_cells.submit(self._pool.shards, target, num_cells, seed).result()
+            commit(fitted, 1, config={"num_cells": num_cells, "seed": seed}, inputs={"descriptors": self._pool.names})
+        (centroids,) = fitted.shards()
+        probes = run.target("probes", search_stage.VERSION, search.max_probes, fitted.directory, of.names)
+
+        def submit(ref: ShardRef) -> Any:
+            return search_stage.probe_shard.submit(
+                of.shards[ref.index], centroids, ref, max_probes=search.max_probes, device=run.device
+            )
+
+        inputs = {"cells": fitted.directory, "descriptors": of.names}
+        run.complete(FLOW, [Work(target=probes, count=len(of.shards), submit=submit, inputs=inputs)])
+        return Cells(centroids=centroids, descriptors=tuple(of.shards), probes=tuple(probes.shards()))
+
+    def _certified(self, stage: str, pool: Cells, references: Cells | None) -> Recall:
+        """How many probes find enough. Raises ShardError with the numbers if none do."""
+        run, search, seed = self._run, self._config.search, self._run.recipe.seed
+        asked = pool if references is None else references
+        drawn = run.target(
+            "queries", search_stage.VERSION, stage, search.recall_queries, seed, asked.probes[0].directory
+        )
+        if run.needs(drawn):
+            (target,) = drawn.planned(1)
+            is_pool = references is None
+            search_stage.draw_queries.submit(asked, target, search.recall_queries, seed, is_pool=is_pool).result()
+            commit(drawn, 1, config={"queries": search.recall_queries}, inputs={"of": asked.probes[0].directory})
+        (queries,) = drawn.shards()
+        truth = run.target("truth", search_stage.VERSION, self._floor, drawn.directory, pool.probes[0].directory)
+
+        def submit(ref: ShardRef) -> Any:
+            return search_stage.true_pairs_shard.submit(
+                queries, pool, ref, min_similarity=self._floor, device=run.device
+            )
+
+        inputs = {"queries": drawn.directory, "pool": self._pool.names}
+        run.complete(FLOW, [Work(target=truth, count=len(pool.probes), submit=submit, inputs=inputs)])
+        bound = self._thresholds.min_similarity if references is None else self._thresholds.benchmark_min_similarity
+        found = search_stage.certified(truth.shards(), queries.rows, search, min_similarity=bound, seed=seed)
+        if found.recall < search.min_recall:
+            raise ShardError(
+                f"copies: the search must find {search.min_recall:.4f} of the pairs above {bound}, found "
+                f"{found.recall:.4f} (95 %: {found.interval[0]:.4f} to {found.interval[1]:.4f}; {found.pairs} pairs of "
+                f"{found.queries} images) with {found.probes} probes of {pool.centroids.rows} cells: raise "
+                "copies.search.max_probes, lower num_cells, or set engine: exact"
+            )
+        return found

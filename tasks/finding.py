@@ -1,0 +1,132 @@
+"""Finding: which stored images are like one that is asked for, by their vectors and by their hashes.
+
+Nothing is written. All questions are answered in one pass over what is stored. Cost at 10^9 images, one image asked
+for: reads 1 kB of descriptor, 2.6 kB of embedding and 50 bytes of hash a row; memory: one shard of vectors, and the
+images asked for, one batch at a time.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+from pydantic import BaseModel
+
+from lvd.infra.shards import ShardRef, gather_rows, read_table
+from lvd.tasks import models
+from lvd.tasks.algorithms import neighbours, pca_hash
+from lvd.tasks.decode import MAX_PIXELS, DecodeError, decode_rgb
+from lvd.tasks.models import engine
+from lvd.tasks.near_duplicates import bytes_of, pixels_of
+from lvd.tasks.screen import luminance, thumbnail
+
+
+class Hit(BaseModel, frozen=True):
+    """A stored image that is like one that was asked for."""
+
+    directory: str  # of the vectors or hashes that it was found in
+    row: int  # as its shard has it
+    image_id: str
+    similarity: float  # of the vectors, or of the thumbnails
+
+
+def thumbnail_of(data: bytes) -> np.ndarray:
+    """(1024,) uint8: the thumbnail that screening measures. Raises DecodeError."""
+    return np.frombuffer(thumbnail(luminance(data, MAX_PIXELS)), dtype=np.uint8)
+
+
+def vectors_of(images: Iterable[bytes], spec: models.ModelSpec, *, batch_size: int, device: str) -> np.ndarray:
+    """(n, d) float16 unit rows of encoded images; zeros where the model cannot give a vector.
+
+    batch_size: an upper bound; no batch is padded, so the last bits may differ from those of the stored vector.
+    """
+    model, remaining, parts = models.load(spec, device=device), iter(images), []
+    while batch := list(islice(remaining, batch_size)):
+        vectors = np.zeros((len(batch), model.dim), dtype=np.float16)
+        inputs = {row: pixels for row, data in enumerate(batch) if (pixels := _prepared(data, model)) is not None}
+        if inputs:
+            given = model.embed(np.stack(list(inputs.values())))
+            vectors[list(inputs)] = np.where(np.isfinite(given).all(axis=1, keepdims=True), given, 0)
+        parts.append(vectors)
+    return np.concatenate([np.zeros((0, model.dim), dtype=np.float16), *parts])
+
+
+def _prepared(data: bytes, model: models.ImageModel) -> np.ndarray | None:
+    """What the model takes, or None for an image that cannot be decoded at the size that it wants."""
+    try:
+        return np.asarray(model.preprocess(decode_rgb(data, min_short_edge_px=model.min_short_edge_px or None)))
+    except DecodeError:
+        return None
+
+
+def nearest_stored(
+    queries: np.ndarray, refs: list[ShardRef], *, k: int, min_similarity: float = -1.0, device: str = "cpu"
+) -> list[list[Hit]]:
+    """The k most similar stored vectors of each query, the most similar first; a query of zeros has none.
+
+    queries: (q, d) float16, unit rows or zeros. refs: shards of vectors; each is read once for all queries.
+    """
+    hits: list[list[Hit]] = [[] for _ in queries]
+    asked = np.flatnonzero(queries.any(axis=1))
+    total = sum(ref.rows for ref in refs)
+    if not len(asked) or not total:
+        return hits
+    similarity, found = neighbours.nearest(
+        queries[asked], engine.vector_blocks(refs), k=min(k, total), min_similarity=min_similarity, device=device
+    )
+    query, rank = np.nonzero(found >= 0)
+    places, which = np.unique(found[query, rank], return_inverse=True)
+    images = gather_rows(refs, places, ["row", "image_id"]).to_pylist()
+    starts = np.cumsum([0, *(ref.rows for ref in refs)])
+    owners = [refs[i].directory for i in np.searchsorted(starts, places, side="right") - 1]
+    for number, place, score in zip(asked[query], which, similarity[query, rank], strict=True):
+        hits[number].append(Hit(directory=owners[place], similarity=round(float(score), 5), **images[place]))
+    return hits
+
+
+def near_hashes(
+    thumbnails: np.ndarray,
+    hashes: list[ShardRef],
+    measured: list[ShardRef],
+    fit: pca_hash.PcaHash,
+    *,
+    max_distance: int,
+    min_similarity: float,
+) -> list[list[Hit]]:
+    """The stored images whose PCA hash is near and whose thumbnail confirms it, of each query, the most similar first.
+
+    thumbnails: (q, 1024) uint8 of the queries. measured: the shards that the hashes were computed from, in their order;
+    each shard of hashes is read once for all queries, and thumbnails only of those that are near.
+    """
+    hits: list[list[Hit]] = [[] for _ in thumbnails]
+    codes = as_integers(pca_hash.codes(fit, thumbnails))
+    for ref, measure in zip(hashes, measured, strict=True):
+        table = read_table(ref, ["row", "image_id", "pca_hash"])
+        stored = as_integers(bytes_of(table["pca_hash"]))
+        for query, place, similarity in confirmed(codes, stored, thumbnails, measure, max_distance, min_similarity):
+            row = table.slice(place, 1).select(["row", "image_id"]).to_pylist()[0]
+            hits[query].append(Hit(directory=ref.directory, similarity=round(similarity, 5), **row))
+    return [sorted(found, key=lambda hit: -hit.similarity) for found in hits]
+
+
+def as_integers(codes: np.ndarray) -> np.ndarray:
+    """(n,) uint64 of (n, 8) uint8 codes."""
+    return np.ascontiguousarray(codes).view(np.uint64).ravel()
+
+
+def confirmed(
+    codes: np.ndarray,
+    stored: np.ndarray,
+    thumbnails: np.ndarray,
+    measure: ShardRef,
+    max_distance: int,
+    min_similarity: float,
+) -> Iterator[tuple[int, int, float]]:
+    """(query, place in the shard, similarity of the thumbnails) of the near pairs that are no chance."""
+    for query, code in enumerate(codes):
+        near = np.flatnonzero(np.bitwise_count(stored ^ code) <= max_distance)
+        if not len(near):
+            continue
+        pixels = pixels_of(gather_rows([measure], near, ["thumbnail"]))
+        similarity = pca_hash.thumbnail_similarity(np.broadcast_to(thumbnails[query], pixels.shape), pixels)
+        for place in np.flatnonzero(similarity >= np.float32(min_similarity)):
+            yield query, int(near[place]), float(similarity[place])

@@ -1,0 +1,342 @@
+"""Neighbours: the pairs of descriptors above a similarity, as edges of a graph; exact, or through cells.
+
+Exact: every shard against itself and the half of the shards after it, so that no pair is scored twice.
+Through cells: k-means cells, the nearest cells of every row, and what they miss, measured: seeded queries are answered
+exactly, and of half of them the number of probes follows that finds `min_recall` of their pairs; the other half, which
+nobody has looked at, gives the recall that is reported. Then every group of cells is held in memory while all rows that
+probe it pass by.
+Cost at 10^9 x 512: probes 130 GB; with 131,072 cells and 32 probes 8 x 10^15 operations to find the probes, and 2.5 x
+10^17 to score them, of 5 x 10^20 exactly; every group of ROWS_PER_GROUP rows reads all descriptors (1 TB).
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, Field
+
+from lvd.infra.shards import Shard, ShardRef, gather_rows, read_table, write_shard
+from lvd.tasks import schemas
+from lvd.tasks.algorithms import cells, pairs
+from lvd.tasks.algorithms.allocation import draw
+from lvd.tasks.models.engine import vector_column
+
+VERSION = 1
+SAMPLE_PER_CELL = 48  # rows that the cells are fitted on
+ROWS_PER_GROUP = 250_000  # in memory at once: 2 kB each at 512 values
+QUERY_ROWS = 65_536  # that pass by at once
+REFERENCE = 1 << 40  # what is added to a reference's number, so that it is no row of the pool
+BAND = 0.05  # of similarity, by which recall is told
+RESAMPLES = 1000  # of the queries, for the interval
+SEEDS = {"cells": 0xCE11, "queries": 0x9E4, "resamples": 0xB007}
+
+
+class Search(BaseModel, frozen=True, extra="forbid"):
+    """How neighbours are searched for. What is found is scored exactly in every case."""
+
+    engine: Literal["auto", "exact", "cells"] = "auto"
+    exact_up_to: int = Field(200_000, ge=0)  # rows that `auto` compares exactly; the cost grows with the square
+    num_cells: int | None = Field(None, ge=1, le=1 << 24)  # null: about 4 sqrt(n)
+    max_probes: int = Field(64, ge=1, le=4096)  # cells that a row may probe; 4 bytes each are stored for every row
+    min_recall: float = Field(0.99, ge=0, le=1)  # below it with max_probes the run fails
+    recall_queries: int = Field(4000, ge=2)  # answered exactly; more make the interval narrower
+
+    def is_exact(self, num_left: int, num_right: int) -> bool:
+        return self.engine == "exact" or (self.engine == "auto" and num_left * num_right <= self.exact_up_to**2)
+
+
+class Recall(BaseModel, frozen=True):
+    """What part of the true pairs is found. `recall` is the lower one of both figures."""
+
+    probes: int
+    recall: float
+    interval: tuple[float, float]  # 95 %, by resampling the queries
+    of_pairs: float
+    of_images: float  # mean over the images that have a pair
+    bands: dict[str, float]  # lower end of a band of similarity → share of its pairs
+    queries: int
+    pairs: int
+
+
+class Cells(BaseModel, frozen=True):
+    """Where the cells, and the probes of one collection's descriptors, lie."""
+
+    centroids: ShardRef
+    descriptors: tuple[ShardRef, ...]
+    probes: tuple[ShardRef, ...]
+
+
+def probes_schema(num: int) -> pa.Schema:
+    return pa.schema([("cell", pa.int32()), ("probes", pa.list_(pa.int32(), num))])
+
+
+TRUTH = pa.schema(
+    [
+        ("query", pa.int64()),
+        ("similarity", pa.float32()),
+        ("rank", pa.int32()),  # probes with which the pair is found, less one
+    ]
+)
+
+
+def read_centroids(ref: ShardRef) -> np.ndarray:
+    """(c, d) float32 unit rows."""
+    return vector_column(read_table(ref, ["vector"]))
+
+
+def rows_of(refs: tuple[ShardRef, ...] | list[ShardRef], is_pool: bool) -> list[np.ndarray]:
+    """The numbers of the descriptors of each shard: pool rows, or counted from REFERENCE on."""
+    if is_pool:
+        return [read_table(ref, ["row"])["row"].to_numpy() + ref.base for ref in refs]
+    ends = np.cumsum([ref.rows for ref in refs])
+    return [REFERENCE + np.arange(end - ref.rows, end) for ref, end in zip(refs, ends, strict=True)]
+
+
+def keep_edges(shard: Shard, edges: pairs.Edges) -> None:
+    left, right, similarity = edges.found()
+    right = np.where(right >= REFERENCE, right - REFERENCE, right)
+    shard.keep_table(pa.Table.from_arrays([pa.array(c) for c in (left, right, similarity)], schema=schemas.EDGES))
+
+
+@task(name="neighbours-exact", persist_result=False, cache_policy=NO_CACHE)
+def exact_shard(
+    pool: list[ShardRef],
+    references: list[ShardRef] | None,
+    target: ShardRef,
+    *,
+    min_similarity: float,
+    k: int,
+    device: str,
+) -> ShardRef:
+    """The edges of pool shard number `target.index`: to the pool, or to the references if there are any given."""
+    own, edges = pool[target.index], pairs.Edges(k)
+    (left,) = rows_of([own], is_pool=True)
+    vectors = pairs.on_device(vector_column(read_table(own, ["vector"])), device)
+    others = half_of(pool, target.index) if references is None else references
+    numbers = rows_of(others, is_pool=references is None)
+    for other, right in zip(others, numbers, strict=True):
+        for found in pairs.pairs_above(
+            vectors, pairs.on_device(vector_column(read_table(other, ["vector"])), device), min_similarity
+        ):
+            a, b = left[found.left], right[found.right]
+            keep = a < b if other is own else np.ones(len(a), dtype=bool)
+            edges.add(a[keep], b[keep], found.similarity[keep])
+    with write_shard(target, schemas.EDGES, {"version": VERSION, "k": k, "min_similarity": min_similarity}) as shard:
+        keep_edges(shard, edges)
+    return target.model_copy(update={"rows": shard.kept.rows})
+
+
+def half_of(shards: list[ShardRef], index: int) -> list[ShardRef]:
+    """The shard itself and half of the others, in a ring: over all indices every two shards meet once."""
+    num = len(shards)
+    steps = [d for d in range(num // 2 + 1) if 2 * d != num or index < d]
+    return [shards[(index + d) % num] for d in steps]
+
+
+@task(name="fit-cells", persist_result=False, cache_policy=NO_CACHE)
+def fit_cells(descriptors: list[ShardRef], target: ShardRef, num_cells: int, seed: int) -> ShardRef:
+    """The centroids of the cells, fitted on a seeded sample."""
+    total = sum(ref.rows for ref in descriptors)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, SEEDS["cells"]]))
+    chosen = draw(total, min(total, SAMPLE_PER_CELL * num_cells), rng=rng)
+    centroids = cells.fit(vector_column(gather_rows(descriptors, chosen, ["vector"])), num_cells, seed=seed)
+    with write_shard(target, schemas.centroids(centroids.shape[1]), {"version": VERSION, "seed": seed}) as shard:
+        for number, centroid in enumerate(centroids):
+            shard.keep({"cluster_id": number, "size": 0, "vector": centroid})
+    return target.model_copy(update={"rows": shard.kept.rows})
+
+
+@task(name="probe-cells", persist_result=False, cache_policy=NO_CACHE)
+def probe_shard(
+    descriptors: ShardRef, centroids: ShardRef, target: ShardRef, *, max_probes: int, device: str
+) -> ShardRef:
+    """The nearest cells of every descriptor of a shard, in its order."""
+    centres = read_centroids(centroids)
+    found = cells.nearest_cells(
+        vector_column(read_table(descriptors, ["vector"])),
+        centres,
+        probes=min(max_probes, len(centres)),
+        device=device,
+    )
+    schema = probes_schema(found.shape[1])
+    with write_shard(target, schema, {"version": VERSION}) as shard:
+        values = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), found.shape[1])
+        shard.keep_table(pa.Table.from_arrays([pa.array(np.ascontiguousarray(found[:, 0])), values], schema=schema))
+    return target.model_copy(update={"rows": shard.kept.rows})
+
+
+@task(name="draw-queries", persist_result=False, cache_policy=NO_CACHE)
+def draw_queries(of: Cells, target: ShardRef, num: int, seed: int, *, is_pool: bool) -> ShardRef:
+    """A seeded sample of descriptors with their probes, in random order."""
+    total = sum(ref.rows for ref in of.descriptors)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, SEEDS["queries"]]))
+    chosen = rng.permutation(draw(total, min(total, num), rng=rng))
+    numbers = np.concatenate(rows_of(of.descriptors, is_pool))[chosen]
+    vectors = gather_rows(list(of.descriptors), chosen, ["vector"])["vector"]
+    probes = gather_rows(list(of.probes), chosen, ["probes"])["probes"]
+    schema = pa.schema([("row", pa.int64()), pa.field("vector", vectors.type), pa.field("probes", probes.type)])
+    with write_shard(target, schema, {"version": VERSION, "seed": seed}) as shard:
+        shard.keep_table(pa.Table.from_arrays([pa.array(numbers), vectors, probes], schema=schema))
+    return target.model_copy(update={"rows": shard.kept.rows})
+
+
+@task(name="true-pairs", persist_result=False, cache_policy=NO_CACHE)
+def true_pairs_shard(queries: ShardRef, of: Cells, target: ShardRef, *, min_similarity: float, device: str) -> ShardRef:
+    """Every pair of a query and a descriptor of one pool shard above the similarity, and when it is found."""
+    ref, probes_ref = of.descriptors[target.index], of.probes[target.index]
+    asked, probes = read_table(queries), vector_column(read_table(probes_ref, ["probes"]), "probes")
+    rows, asked_rows = rows_of([ref], is_pool=True)[0], asked["row"].to_numpy()
+    asked_probes = vector_column(asked, "probes")
+    with write_shard(target, TRUTH, {"version": VERSION, "min_similarity": min_similarity}) as shard:
+        left, right = (pairs.on_device(vector_column(t), device) for t in (asked, read_table(ref, ["vector"])))
+        for found in pairs.pairs_above(left, right, min_similarity):
+            query, row, similarity = (values[asked_rows[found.left] != rows[found.right]] for values in found)
+            rank = np.minimum(
+                cells.ranks(asked_probes[query], probes[row, 0]), cells.ranks(probes[row], asked_probes[query, 0])
+            )
+            columns = [pa.array(query), pa.array(similarity), pa.array(rank.astype(np.int32))]
+            shard.keep_table(pa.Table.from_arrays(columns, schema=TRUTH))
+    return target.model_copy(update={"rows": shard.kept.rows})
+
+
+def certified(truth: list[ShardRef], num_queries: int, search: Search, *, min_similarity: float, seed: int) -> Recall:
+    """The probes that the first half of the queries asks for, and the recall of the other half with so many.
+
+    Where that is below `min_recall`, the probes are doubled; at `max_probes` it is returned as it is.
+    """
+    table = pa.concat_tables([read_table(ref) for ref in truth])
+    query, similarity, rank = (table[name].to_numpy() for name in TRUTH.names)
+    is_pair = similarity >= np.float32(min_similarity)
+    query, similarity, rank = query[is_pair], similarity[is_pair], rank[is_pair]
+    half = num_queries // 2
+    asks, tells = query < half, query >= half
+    steps = [p for p in (1 << np.arange(13)).tolist() if p < search.max_probes] + [search.max_probes]
+    enough = (1 + search.min_recall) / 2  # of the half that chooses, so that the other half seldom falls below
+    reached = (p for p in steps if min(shares(query[asks], rank[asks] < p)) >= enough)
+    probes = next(reached, search.max_probes)
+    while probes < search.max_probes and min(shares(query[tells], rank[tells] < probes)) < search.min_recall:
+        probes = min(2 * probes, search.max_probes)
+    query, similarity, found = query[tells], similarity[tells], rank[tells] < probes
+    of_pairs, of_images = shares(query, found)
+    edge = np.floor(similarity / BAND + 1e-4) * BAND
+    return Recall(
+        probes=probes,
+        recall=min(of_pairs, of_images),
+        interval=interval(query, found, seed=seed),
+        of_pairs=of_pairs,
+        of_images=of_images,
+        bands={f"{lower:.2f}": float(found[edge == lower].mean()) for lower in np.unique(edge)},
+        queries=num_queries - half,
+        pairs=len(query),
+    )
+
+
+def shares(query: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """The share of the pairs that are found, and the mean of it over the queries that have a pair; 1 without pairs."""
+    if not len(query):
+        return 1.0, 1.0
+    total, hits = np.bincount(query), np.bincount(query, weights=found)
+    has = total > 0
+    return float(found.mean()), float((hits[has] / total[has]).mean())
+
+
+def interval(query: np.ndarray, found: np.ndarray, *, seed: int) -> tuple[float, float]:
+    """95 % of the lower share when the queries, whose pairs are no independent draws, are drawn again and again."""
+    if not len(query):
+        return 0.0, 1.0
+    total, hits = np.bincount(query), np.bincount(query, weights=found)
+    total, hits = total[total > 0], hits[total > 0]
+    rng = np.random.default_rng(np.random.SeedSequence([seed, SEEDS["resamples"]]))
+    drawn = rng.integers(0, len(total), (RESAMPLES, len(total)))
+    lower = np.minimum(hits[drawn].sum(axis=1) / total[drawn].sum(axis=1), (hits / total)[drawn].mean(axis=1))
+    return tuple(np.percentile(lower, (2.5, 97.5)).round(5).tolist())
+
+
+@task(name="neighbours-cells", persist_result=False, cache_policy=NO_CACHE)
+def cells_group(
+    pool: Cells,
+    references: Cells | None,
+    target: ShardRef,
+    *,
+    probes: int,
+    min_similarity: float,
+    k: int,
+    device: str,
+) -> ShardRef:
+    """The edges that are found at the cells of one group: within the pool, or between the pool and the references."""
+    edges = pairs.Edges(k)
+    others = pool if references is None else references
+    for held, passing in {id(a): (a, b) for a, b in ((others, pool), (pool, others))}.values():
+        group = held_group(held, pool, target, probes, device)
+        for queries in blocks_passing(passing, group, is_pool=passing is pool, probes=probes):
+            for found in group.pairs(queries, min_similarity):
+                a, b = queries.rows[found.left], group.members.rows[found.right]
+                keep = is_new(queries, group.members, found, is_same=references is None, is_second=held is not others)
+                edges.add(a[keep], b[keep], found.similarity[keep])
+    with write_shard(
+        target, schemas.EDGES, {"version": VERSION, "k": k, "min_similarity": min_similarity, "probes": probes}
+    ) as shard:
+        keep_edges(shard, edges)
+    return target.model_copy(update={"rows": shard.kept.rows})
+
+
+def is_new(
+    queries: cells.Block, members: cells.Block, found: pairs.Pairs, *, is_same: bool, is_second: bool
+) -> np.ndarray:
+    """(m,) bool: the pairs of which no other cell, and no other pass, gives notice.
+
+    Within one collection a pair that is found from both sides counts at the lower cell. Between two collections, the
+    first pass (is_second: the other one) has given notice of what it found.
+    """
+    if not is_same:
+        return ~cells.is_found_at_other(queries, members, found) if is_second else np.ones(len(found.left), dtype=bool)
+    a, b = queries.cell[found.left], members.cell[found.right]
+    is_lower = (b < a) | ~cells.is_found_at_other(queries, members, found)
+    return np.where(a == b, queries.rows[found.left] < members.rows[found.right], is_lower)
+
+
+def held_group(held: Cells, pool: Cells, target: ShardRef, probes: int, device: str) -> cells.Group:
+    """The rows of a collection that lie in the cells of the group; the pool's cells decide about the groups."""
+    num_cells = held.centroids.rows
+    cell = [read_table(ref, ["cell"])["cell"].to_numpy() for ref in pool.probes]
+    sizes = np.bincount(np.concatenate([np.zeros(0, dtype=np.int32), *cell]), minlength=num_cells)
+    group = np.minimum(cells.group_of(np.arange(num_cells), sizes, ROWS_PER_GROUP), target.count - 1)
+    is_here = group == target.index
+    numbers = rows_of(held.descriptors, is_pool=held is pool)
+    parts = [
+        block(
+            ref, probes_ref, rows, np.flatnonzero(is_here[read_table(probes_ref, ["cell"])["cell"].to_numpy()]), probes
+        )
+        for ref, probes_ref, rows in zip(held.descriptors, held.probes, numbers, strict=True)
+    ]
+    return cells.Group(joined(parts), num_cells, device=device)
+
+
+def blocks_passing(of: Cells, group: cells.Group, *, is_pool: bool, probes: int) -> Iterator[cells.Block]:
+    """The rows that probe a cell of the group, QUERY_ROWS or more at once."""
+    parts: list[cells.Block] = []
+    for ref, probes_ref, rows in zip(of.descriptors, of.probes, rows_of(of.descriptors, is_pool), strict=True):
+        near = vector_column(read_table(probes_ref, ["probes"]), "probes")[:, :probes]
+        parts.append(block(ref, probes_ref, rows, np.flatnonzero(group.is_probed(near)), probes))
+        if sum(len(part.rows) for part in parts) >= QUERY_ROWS:
+            yield joined(parts)
+            parts = []
+    if parts:
+        yield joined(parts)
+
+
+def block(ref: ShardRef, probes_ref: ShardRef, rows: np.ndarray, at: np.ndarray, probes: int) -> cells.Block:
+    near = vector_column(read_table(probes_ref, ["probes"]), "probes")[at, :probes]
+    return cells.Block(rows[at], vector_column(read_table(ref, ["vector"]))[at], near)
+
+
+def joined(parts: list[cells.Block]) -> cells.Block:
+    return cells.Block(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def account(engine: str, recall: Recall | None) -> dict[str, Any]:
+    """What stage.json says about the search."""
+    return {"engine": engine, "recall": recall.model_dump() if recall else {"recall": 1.0}}
