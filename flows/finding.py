@@ -24,7 +24,7 @@ from lvd.tasks.algorithms.pca_hash import PcaHash
 from lvd.tasks.cluster import read_centroids
 from lvd.tasks.copies import Thresholds
 from lvd.tasks.decode import DecodeError
-from lvd.tasks.finding import Hit, near_hashes, nearest_stored, thumbnail_of, vectors_of
+from lvd.tasks.finding import Hit, Inverted, near_hashes, nearest_stored, thumbnail_of, vectors_of
 from lvd.tasks.hash_fit import read_fit
 from lvd.tasks.sources import IMAGE_SUFFIXES
 
@@ -137,6 +137,17 @@ class Stored:
                 "put its weights back, or run the recipe again"
             )
         return Vectors(pool=found[False], references=found[True], spec=spec, batch_size=config["batch_size"])
+
+    def inverted(self, descriptors: list[ShardRef]) -> Inverted | None:
+        """The cells of the pool's descriptors, if the last run searched through cells."""
+        (edges,) = self.stage("neighbours")
+        recall = edges.account()["notes"]["recall"]
+        if recall is None:
+            return None
+        own = {ref.directory for ref in descriptors}
+        (probes,) = (d for d in self.stage("probes") if set(d.account()["inputs"]["descriptors"]) == own)
+        (centroids,) = self.at(probes.account()["inputs"]["cells"]).shards()
+        return Inverted(centroids=centroids, cells=probes.shards(), probes=recall["probes"])
 
     def hashed(self, thumbnails: np.ndarray) -> list[list[Hit]]:
         """The pool's images whose hash is near that of each thumbnail, confirmed as the stage confirms a pair."""
@@ -310,7 +321,9 @@ def look(stored: Stored, pictures: list[Picture], neighbours: int) -> list[Looke
     descriptors, embeddings = stored.vectors("descriptors"), stored.vectors("embed")
     copy_queries = vectors_at(pictures, descriptors, stored.device)
     floor, device = stored.thresholds.benchmark_min_similarity, stored.device
-    in_pool = nearest_stored(copy_queries, descriptors.pool, k=MAX_COPIES, device=device)
+    in_pool = nearest_stored(
+        copy_queries, descriptors.pool, k=MAX_COPIES, inverted=stored.inverted(descriptors.pool), device=device
+    )
     in_references = nearest_stored(
         copy_queries, descriptors.references, k=MAX_COPIES, min_similarity=floor, device=device
     )

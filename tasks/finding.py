@@ -6,7 +6,7 @@ images asked for, one batch at a time.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 from pydantic import BaseModel
@@ -14,9 +14,11 @@ from pydantic import BaseModel
 from lvd.infra.shards import ShardRef, gather_rows, read_table
 from lvd.tasks import models
 from lvd.tasks.algorithms import neighbours, pca_hash
+from lvd.tasks.algorithms.cells import nearest_cells
 from lvd.tasks.decode import MAX_PIXELS, DecodeError, decode_rgb
 from lvd.tasks.models import engine
 from lvd.tasks.near_duplicates import bytes_of, pixels_of
+from lvd.tasks.neighbours import read_centroids
 from lvd.tasks.screen import luminance, thumbnail
 
 
@@ -58,29 +60,70 @@ def _prepared(data: bytes, model: models.ImageModel) -> np.ndarray | None:
         return None
 
 
+class Inverted(BaseModel, frozen=True):
+    """The cells that stored vectors lie in: only rows of the cells that a query probes are read and compared."""
+
+    centroids: ShardRef
+    cells: list[ShardRef]  # one for each shard of vectors
+    probes: int  # cells of each query, as many as the search for copies was certified for
+
+
 def nearest_stored(
-    queries: np.ndarray, refs: list[ShardRef], *, k: int, min_similarity: float = -1.0, device: str = "cpu"
+    queries: np.ndarray,
+    refs: list[ShardRef],
+    *,
+    k: int,
+    min_similarity: float = -1.0,
+    inverted: Inverted | None = None,
+    device: str = "cpu",
 ) -> list[list[Hit]]:
     """The k most similar stored vectors of each query, the most similar first; a query of zeros has none.
 
     queries: (q, d) float16, unit rows or zeros. refs: shards of vectors; each is read once for all queries.
+    inverted: without it every vector is compared; with it, those that are less alike than copies can be missed.
     """
     hits: list[list[Hit]] = [[] for _ in queries]
     asked = np.flatnonzero(queries.any(axis=1))
     total = sum(ref.rows for ref in refs)
     if not len(asked) or not total:
         return hits
+    places = _probed(queries[asked], refs, inverted, device)
     similarity, found = neighbours.nearest(
-        queries[asked], engine.vector_blocks(refs), k=min(k, total), min_similarity=min_similarity, device=device
+        queries[asked], _vectors_at(refs, places), k=min(k, total), min_similarity=min_similarity, device=device
     )
     query, rank = np.nonzero(found >= 0)
-    places, which = np.unique(found[query, rank], return_inverse=True)
-    images = gather_rows(refs, places, ["row", "image_id"]).to_pylist()
+    at, which = np.unique(np.concatenate([*places, [-1]])[found[query, rank]], return_inverse=True)
+    images = gather_rows(refs, at, ["row", "image_id"]).to_pylist()
     starts = np.cumsum([0, *(ref.rows for ref in refs)])
-    owners = [refs[i].directory for i in np.searchsorted(starts, places, side="right") - 1]
+    owners = [refs[i].directory for i in np.searchsorted(starts, at, side="right") - 1]
     for number, place, score in zip(asked[query], which, similarity[query, rank], strict=True):
         hits[number].append(Hit(directory=owners[place], similarity=round(float(score), 5), **images[place]))
     return hits
+
+
+def _probed(queries: np.ndarray, refs: list[ShardRef], inverted: Inverted | None, device: str) -> list[np.ndarray]:
+    """The rows of each shard that are compared, counted over all shards."""
+    starts = np.cumsum([0, *(ref.rows for ref in refs)])
+    if inverted is None:
+        return [np.arange(start, end) for start, end in pairwise(starts)]
+    centroids = read_centroids(inverted.centroids)
+    near = nearest_cells(queries, centroids, probes=min(inverted.probes, len(centroids)), device=device)
+    is_probed = np.zeros(len(centroids), dtype=bool)
+    is_probed[near] = True
+    return [
+        start + np.flatnonzero(is_probed[read_table(ref, ["cell"])["cell"].to_numpy()])
+        for start, ref in zip(starts, inverted.cells, strict=False)
+    ]
+
+
+def _vectors_at(refs: list[ShardRef], places: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """(how many came before, vectors) of each shard that has some."""
+    before = np.cumsum([0, *map(len, places)])
+    starts = np.cumsum([0, *(ref.rows for ref in refs)])
+    for ref, start, first, mine in zip(refs, starts, before, places, strict=False):
+        if len(mine):
+            vectors = engine.vector_column(read_table(ref, ["vector"]))
+            yield int(first), vectors if len(mine) == len(vectors) else vectors[mine - start]
 
 
 def near_hashes(

@@ -1,6 +1,7 @@
 """The whole chain on the miniature web, in processes of its own, against the planted answers."""
 
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,3 +149,32 @@ def test_a_threshold_runs_decisions_again_and_measures_nothing(curated: Curated,
     taken_over = sum(notes.get("taken_over", 0) for d in fresh for notes in d.account()["shard_notes"])
     assert fresh
     assert 0 < sum(d.account()["rows"] for d in fresh) - taken_over <= 40  # only images that were dropped before
+
+
+def test_through_cells_the_same_images_are_kept(curated: Curated, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(curated.root, root)
+    cells = ("engine=cells", "num_cells=16", "recall_queries=400")
+    process = curated.run(root, *(word for setting in cells for word in ("--set", f"copies.search.{setting}")))
+    assert process.returncode == 0, process.stderr[-4000:]
+    last = last_run(Storage(str(root)))
+    assert last["computed"]["descriptors"] == 0 and last["computed"]["neighbours"] > 0
+    stage, name = last["directories"]["neighbours"][0].split("/")
+    notes = StageDir(root=str(root), stage=stage, fingerprint=name).account()["notes"]
+    assert notes["engine"] == "cells" and notes["recall"]["recall"] >= 0.99 and notes["recall"]["pairs"] > 0
+    exact, found = (decided(r) for r in (curated.root, root))
+    assert found == exact
+    short = curated.run(
+        root,
+        *("--set", "copies.search.engine=cells", "--set", "copies.search.num_cells=200"),
+        *("--set", "copies.search.max_probes=1", "--set", "copies.search.recall_queries=400"),
+    )
+    assert short.returncode == 1
+    assert "the search must find 0.9900 of the pairs" in short.stderr and "with 1 probes of 200 cells" in short.stderr
+
+
+def decided(root: Path) -> list[dict]:
+    """The fates after deduplication of the last run."""
+    stage, name = last_run(Storage(str(root)))["directories"]["copies"][0].split("/")
+    target = StageDir(root=str(root), stage=stage, fingerprint=name)
+    return [row for ref in target.shards() for row in read_table(ref).drop_columns("score").to_pylist()]

@@ -368,3 +368,39 @@ def test_no_images_left(local_root: str) -> None:
     case = Case(local_root, pool, ((2,), (0,)), ended=(0, 1), references={"val": ("benchmark", reference)})
     fates, decision = case.decided()
     assert (ended(fates), decision.alive, decision.per_reference) == ({}, 0, {"val": 0})
+
+
+def survivors(root: str, values: np.ndarray, layout: planted.Layout, thresholds: copies.Thresholds, **said) -> set[int]:
+    """The rows that are kept."""
+    fates, _ = Case(root, values, layout, **said).decided(thresholds=thresholds)
+    return set(np.flatnonzero(fates.alive).tolist())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_image_of_every_component_is_kept_whatever_the_order(local_root: str, seed: int) -> None:
+    """And another benchmark image keeps nothing that went without it."""
+    rng = np.random.default_rng(seed)
+    least, num = float(rng.uniform(0.5, 0.97)), int(rng.integers(2, 40))
+    thresholds = copies.Thresholds(min_similarity=least, benchmark_min_similarity=least - 0.1, edge_min_similarity=0.3)
+    values = planted.random_units(rng, num, 4)
+    sizes = [(int(width), 1) for width in rng.permutation(num) + 1]
+    cut = int(rng.integers(0, num))
+    kept = survivors(f"{local_root}/a", values, ((cut, num - cut),), thresholds, sizes=sizes)
+    linked = planted.cosine(values, values) >= least
+    assert [len(kept & component) for component in joined(range(num), linked)] == [1] * len(joined(range(num), linked))
+    order = rng.permutation(num)
+    shuffled = survivors(f"{local_root}/b", values[order], ((num,),), thresholds, sizes=[sizes[i] for i in order])
+    assert {int(order[row]) for row in shuffled} == kept
+    benchmark = planted.random_units(rng, 3, 4)
+    few, more = (
+        survivors(
+            f"{local_root}/{n}",
+            values,
+            ((num,),),
+            thresholds,
+            sizes=sizes,
+            references={"val": ("benchmark", benchmark[:n])},
+        )
+        for n in (1, 3)
+    )
+    assert more <= few <= kept

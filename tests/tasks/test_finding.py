@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import ShardRef
-from lvd.tasks import finding, models, schemas
+from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.tasks import finding, models, neighbours, schemas
 from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.decode import DecodeError, decode_rgb
 from lvd.tests import copying
@@ -52,6 +52,31 @@ def test_the_nearest_are_those_of_brute_force(stored: list[ShardRef], vectors: n
         assert [(hit.directory.endswith("part1"), hit.row) for hit in hits] == [
             (ROWS[i] >= 7, ROWS[i] - 7 * (ROWS[i] >= 7)) for i in order
         ]
+
+
+@pytest.mark.parametrize("probes", [1, 2, 4])
+def test_only_the_cells_that_a_query_probes_are_compared(
+    stored: list[ShardRef], vectors: np.ndarray, probes: int
+) -> None:
+    root, queries = stored[0].root, vectors[[5, 2]]
+    fitted, probed = (StageDir(root=root, stage=name, fingerprint=f"{probes}") for name in ("cells", "probes"))
+    neighbours.fit_cells.fn(stored, fitted.planned(1)[0], 4, 0)
+    commit(fitted, 1, config={}, inputs={})
+    (centroids,) = fitted.shards()
+    for ref, target in zip(stored, probed.planned(len(stored)), strict=True):
+        neighbours.probe_shard.fn(ref, centroids, target, max_probes=2, device="cpu")
+    commit(probed, len(stored), config={}, inputs={})
+    inverted = finding.Inverted(centroids=centroids, cells=probed.shards(), probes=probes)
+    cell = np.concatenate([read_table(ref)["cell"].to_numpy() for ref in probed.shards()])
+    centres = neighbours.read_centroids(centroids)
+    near = np.argsort(-(queries.astype(np.float32) @ centres.T), axis=1)[:, :probes]
+    there = np.flatnonzero(np.isin(cell, near))
+    similarity = (queries.astype(np.float64) @ vectors.astype(np.float64).T).round(5)
+    found = finding.nearest_stored(queries, stored, k=9, inverted=inverted)
+    for hits, row in zip(found, similarity, strict=True):
+        order = there[np.argsort(-row[there], kind="stable")]
+        assert ids(hits) == [planted.identity(ROWS[i]) for i in order]
+    assert (len(there) == len(vectors)) == (probes == 4)
 
 
 def test_a_bound_leaves_out_what_is_below_it(stored: list[ShardRef], vectors: np.ndarray) -> None:
