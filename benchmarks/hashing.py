@@ -26,7 +26,7 @@ import simplejpeg
 from PIL import Image
 
 from lvd.infra.shards import ShardRef, StageDir, commit, read_column, write_shard
-from lvd.tasks import fingerprint, schemas, screen
+from lvd.tasks import fingerprint, hash_fit, near_duplicates, schemas, screen
 from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.decode import MAX_PIXELS
 from lvd.tests.drawing import CLASSES, draw
@@ -105,9 +105,9 @@ def rows(root: str, photos: list[bytes], repeats: int, rounds: int) -> Iterator[
     """The lines of the results."""
     measures = stored(root, photos, repeats)
     (fit_at,) = StageDir(root=root, stage="hash-fit", fingerprint="a").planned(1)
-    fingerprint.fit_hash.fn([measures], fit_at, 20_000, 0)
+    hash_fit.fit_hash.fn([measures], fit_at, 20_000, 0)
     fit_uri = f"{root}/hash-fit/a/fit.npz"
-    fit = fingerprint.read_fit(fit_uri)
+    fit = hash_fit.read_fit(fit_uri)
     (hashes,) = StageDir(root=root, stage="fingerprint", fingerprint="a").planned(1)
 
     sides: dict[str, tuple[int, Callable[[], Any]]] = {
@@ -120,7 +120,7 @@ def rows(root: str, photos: list[bytes], repeats: int, rounds: int) -> Iterator[
     codes, copies = from_bytes(fit, photos), copies_of(photos)
     sides["stage"][1]()
     expect((measured_and_hashed(fit, photos) == codes).all(), "both ways to the hash must give one code")
-    in_stage = fingerprint.bytes_of(read_column([hashes], "pca_hash"))
+    in_stage = near_duplicates.bytes_of(read_column([hashes], "pca_hash"))
     expect((in_stage == np.tile(codes, (repeats, 1))).all(), "the stage must give the codes of the bytes")
     each = np.arange(len(photos))
     found = {

@@ -31,7 +31,8 @@ from lvd.tasks.neighbours import Cells, Recall, Search
 
 DIM, FLOOR, K = 512, 0.6, 64
 ROWS_PER_SHARD = 20_000
-CONCEPTS, COPIES, LARGEST, TAIL = 2000, 0.3, 1 / 209, 0.76
+CONCEPTS, POPULARITY = 2000, 0.7  # the k-th one holds a share like k to the power of -POPULARITY
+COPIES, LARGEST, TAIL = 0.3, 1 / 209, 0.76  # of the rows; the k-th group is LARGEST x k to the power of -TAIL
 WORKERS = 2
 EXACT_TASKS = 3
 ASKED = 1000  # rows whose neighbours are looked up again
@@ -40,12 +41,13 @@ SEED = 0
 
 
 def clustered(num_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, DIM) float16 unit rows: pictures around concepts of Zipf popularity, and copies of some of them."""
+    """(n, DIM) float16 unit rows: pictures around concepts, some of them popular, and copies of some of them."""
     sizes = np.maximum((num_rows * LARGEST * np.arange(1, num_rows) ** -TAIL).astype(int), 1)
     sizes = sizes[: np.searchsorted(np.cumsum(sizes), num_rows * COPIES)]
     num_own = num_rows - int(sizes.sum())
     centres = unit(rng.standard_normal((CONCEPTS, DIM), dtype=np.float32))
-    concept = rng.zipf(1.3, num_own) % CONCEPTS
+    popularity = np.arange(1, CONCEPTS + 1) ** -POPULARITY
+    concept = rng.choice(CONCEPTS, num_own, p=popularity / popularity.sum())
     rows = np.empty((num_rows, DIM), dtype=np.float16)
     for part in blocks(0, num_own):
         rows[part] = beside(centres[concept[part]], rng.uniform(0.2, 0.6, len(concept[part])), rng)
@@ -130,7 +132,7 @@ def through_cells(root: str, pool: list[ShardRef]) -> tuple[list[ShardRef], Reca
     edges = made(
         root,
         "edges",
-        max(WORKERS, -(-total // neighbours.ROWS_PER_GROUP)),
+        cells.num_groups(total),
         lambda ref: neighbours.cells_group.fn(
             of, None, ref, probes=recall.probes, min_similarity=FLOOR, k=K, device="cpu"
         ),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lvd.flows.adjusting import adjusted_vectors
 from lvd.flows.collected import Sources, shards_of
 from lvd.flows.measuring import measured_vectors
 from lvd.flows.neighbours import Described, pool_edges, reference_edges
@@ -80,6 +81,8 @@ def copies(run: Run, sources: Sources, unique: StageDir) -> StageDir:
         copies_stage.VERSION,
         copies_stage.describe_shard,
     )
+    if config.is_adjusted:
+        described = adjusted_vectors(run, sources, described)
     pool_dirs, pool_refs = described["pool"], shards_of(described["pool"], sources.pool)
     references = [
         copies_stage.Reference(
@@ -117,16 +120,22 @@ def copies(run: Run, sources: Sources, unique: StageDir) -> StageDir:
 
 
 def copy_thresholds(config: copies_stage.Config) -> copies_stage.Thresholds:
-    """The recipe's thresholds, or the model's own. Raises InputError if there are neither."""
-    own = models.copy_thresholds(config)
+    """The recipe's thresholds, or the model's own, which do not hold for adjusted descriptors.
+
+    Raises InputError if there are neither.
+    """
+    own = None if config.is_adjusted else models.copy_thresholds(config)
+    reason = f"the model {config.model!r} has no threshold of its own"
+    if config.is_adjusted:
+        reason = (
+            "with whitening or score_normalisation the model's own does not hold: give 0.5 and see 'lvd study copies'"
+        )
     chosen = {
         name: getattr(config, name) or (getattr(own, name) if own else None)
         for name in ("min_similarity", "benchmark_min_similarity")
     }
     for name, value in chosen.items():
         if value is None:
-            raise InputError(
-                f"recipe.copies.{name} must be given in (0, 1]: the model {config.model!r} has no threshold of its own"
-            )
+            raise InputError(f"recipe.copies.{name} must be given in (0, 1]: {reason}")
     floor = config.edge_min_similarity or (own.floor if own else 1.0)
     return copies_stage.Thresholds(**chosen, edge_min_similarity=min(floor, *chosen.values()))

@@ -18,7 +18,7 @@ from lvd.flows.recipe import Compute
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir, gather_rows
 from lvd.infra.storage import Storage
-from lvd.tasks import models
+from lvd.tasks import adjusting, models
 from lvd.tasks.algorithms import kmeans
 from lvd.tasks.algorithms.pca_hash import PcaHash
 from lvd.tasks.cluster import read_centroids
@@ -114,6 +114,7 @@ class Stored:
         self.last = last
         self.ledger = StageDir(root=root, stage=last["curated"], fingerprint="ledger")
         self.thresholds = Thresholds(**self.stage("copies")[0].account()["notes"]["thresholds"])
+        self.is_adjusted = "adjusted" in last["directories"]
         self.device = pool.device(Compute(gpus=0 if last["recipe"]["compute"]["gpus"] == 0 else "auto"))
 
     def at(self, directory: str) -> StageDir:
@@ -137,6 +138,20 @@ class Stored:
                 "put its weights back, or run the recipe again"
             )
         return Vectors(pool=found[False], references=found[True], spec=spec, batch_size=config["batch_size"])
+
+    def adjusted(self, vectors: np.ndarray, image_ids: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Descriptors as those of the last run, and their biases if it normalised scores."""
+        if not self.is_adjusted:
+            return vectors, None
+        config = self.stage("adjusted")[0].account()["config"]
+        (ref,) = self.at(config["background"]).shards()
+        background = adjusting.read_background(ref)
+        vectors = adjusting.whitened(vectors, background.fit)
+        if (said := config["score_normalisation"]) is None:
+            return vectors, None
+        rules = adjusting.ScoreNormalisation(**said)
+        ids = np.array(image_ids, dtype=object)
+        return vectors, adjusting.biases(vectors, ids, background, rules, device=self.device)
 
     def inverted(self, descriptors: list[ShardRef]) -> Inverted | None:
         """The cells of the pool's descriptors, if the last run searched through cells."""
@@ -318,15 +333,13 @@ def findings(stored: Stored, pictures: list[Picture], neighbours: int) -> list[F
 
 def look(stored: Stored, pictures: list[Picture], neighbours: int) -> list[Looked]:
     """One pass over the hashes, the descriptors and the embeddings for all pictures."""
-    descriptors, embeddings = stored.vectors("descriptors"), stored.vectors("embed")
-    copy_queries = vectors_at(pictures, descriptors, stored.device)
+    descriptors = stored.vectors("adjusted" if stored.is_adjusted else "descriptors")
+    embeddings, image_ids = stored.vectors("embed"), [picture.image_id for picture in pictures]
+    copy_queries, bias = stored.adjusted(vectors_at(pictures, descriptors, stored.device), image_ids)
     floor, device = stored.thresholds.benchmark_min_similarity, stored.device
-    in_pool = nearest_stored(
-        copy_queries, descriptors.pool, k=MAX_COPIES, inverted=stored.inverted(descriptors.pool), device=device
-    )
-    in_references = nearest_stored(
-        copy_queries, descriptors.references, k=MAX_COPIES, min_similarity=floor, device=device
-    )
+    options = {"k": MAX_COPIES, "bias": bias, "device": device}
+    in_pool = nearest_stored(copy_queries, descriptors.pool, inverted=stored.inverted(descriptors.pool), **options)
+    in_references = nearest_stored(copy_queries, descriptors.references, min_similarity=floor, **options)
     queries = vectors_at(pictures, embeddings, device)
     like = nearest_stored(
         queries, [*embeddings.pool, *embeddings.references], k=neighbours + OWN_AND_REPEATED, device=device

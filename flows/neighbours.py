@@ -6,7 +6,7 @@ from lvd.flows.run import Run, Work
 from lvd.infra.errors import ShardError
 from lvd.infra.shards import ShardRef, StageDir, commit
 from lvd.tasks import neighbours as search_stage
-from lvd.tasks.algorithms.cells import usual_number
+from lvd.tasks.algorithms.cells import num_groups, usual_number
 from lvd.tasks.copies import Config, Thresholds
 from lvd.tasks.neighbours import Cells, Recall
 
@@ -55,7 +55,7 @@ class Neighbours:
             pool = self._cells(self._pool)
             references = None if self._references is None else self._cells(self._references)
             found = self._certified(stage, pool, references)
-            count = max(1, -(-self._pool.rows // search_stage.ROWS_PER_GROUP))
+            count = num_groups(self._pool.rows)
             how = ["cells", found.probes, pool.probes[0].directory]
 
             def submit(ref: ShardRef) -> Any:

@@ -8,12 +8,14 @@ from lvd.flows.miniature import is_drawn
 from lvd.flows.recipe import CuratedCollection, Recipe
 from lvd.infra.errors import InputError
 from lvd.infra.shards import BATCH_BYTES
+from lvd.tasks.algorithms import cells
 from lvd.tasks.backlog import HELD_BYTES
 from lvd.tasks.crawl import BUCKET_ROWS
 from lvd.tasks.retrieve import Cluster, Sample
 from lvd.tasks.sources import num_rows, partitions
 
 VECTOR_BYTES_PER_VALUE = 2  # float16
+GPU_FLOPS = 1e13  # float32 products: of a V100, which reaches about 14
 DECISION_BYTES = 300  # per pool image, in the one process that decides
 
 
@@ -135,7 +137,24 @@ def loads(recipe: Recipe) -> list[Load]:
             DECISION_BYTES * candidates,
             **on_gpus(unique, expect.descriptors_per_gpu_second),
         ),
+        neighbours(recipe, unique, load, on_gpus),
         load("embed", left, size, vector, BATCH_BYTES, **on_gpus(left, expect.embeddings_per_gpu_second)),
         load("cluster", left, vector, 60, sample * expect.vector_values * 4),
         load("publish", selected, size, size, 2 * BATCH_BYTES, shards=-(-selected // recipe.publish.rows_per_shard)),
     ]
+
+
+def neighbours(recipe: Recipe, images: int, load: Any, on_gpus: Any) -> Load:
+    """The search for copies in the pool. Through cells all descriptors are read once for each group of cells.
+
+    load, on_gpus: as in `loads`.
+    """
+    values, search = recipe.plan.descriptor_values, recipe.copies.search
+    vector, groups = values * VECTOR_BYTES_PER_VALUE, cells.num_groups(images)
+    if search.is_exact(images, images):
+        return load("neighbours", images, vector * images // 2 // recipe.crawl.rows_per_shard, 0, 2 * BATCH_BYTES)
+    number = search.num_cells or cells.usual_number(images)
+    compared = number + search.max_probes * images / number  # vectors that each one is multiplied with, at most
+    work = {"shards": groups, **on_gpus(images, GPU_FLOPS / (2 * values * compared))}
+    probes = 4 + 4 * search.max_probes
+    return load("neighbours", images, vector * (2 + groups), probes, vector * images // groups, **work)

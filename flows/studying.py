@@ -1,5 +1,6 @@
 """The threshold study: copies of a sample are made, or labelled pairs read, scored and shown on one page."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from PIL import Image
 from pydantic import BaseModel
 
 from lvd.flows import pool, study_page
+from lvd.flows.adjusting import stored_background
 from lvd.flows.deduplication import copy_thresholds
 from lvd.flows.study_samples import Picture, Place, pictures_named, place_of, read_pairs, sampled
 from lvd.infra.errors import InputError
-from lvd.tasks import models, study
+from lvd.tasks import adjusting, models, study
 from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.contact_sheets import thumbnail
 from lvd.tasks.decode import DecodeError, decode_rgb
@@ -55,6 +57,7 @@ class Summary(BaseModel, frozen=True):
     undecodable: int
     set_aside: int  # originals that look like another one of the sample
     with_them: study.Recommendation | None  # if those count as false pairs; None: there are none
+    background: str | None  # what descriptors are adjusted by; None: they are not
     question: study.Question
     methods: tuple[Method, ...]
     page: str
@@ -119,6 +122,7 @@ class Planted:
         self._expect_two(len(self.pictures))
         self.question = question.model_copy(update={"pool_images": max(self.pool_images, 2)})
         whole = [np.stack([row[side] for row in features if row is not None]) for side in (0, 1)]
+        self.background, scorer, whole[0] = adjusted(place, scorer, whole[0], self.pictures)
         self.scorers = [scorer, self._hash_of(whole[1])]
         aside: set[int] = set()
         self.look_alikes = study.look_alikes(scorer, whole[0][:, 0])
@@ -178,6 +182,7 @@ class Planted:
             undecodable=self.undecodable,
             set_aside=self.set_aside,
             with_them=with_them,
+            background=self.background,
             question=self.question,
             methods=tuple(
                 method(scorer, curve, study.recommend(curve, self.question), self.groups)
@@ -246,6 +251,9 @@ class Labelled:
         if not len(is_copy) or is_copy.all() or not is_copy.any():
             raise InputError(f"{path} must hold pairs of both labels whose images can be decoded: add some")
         config, names = place.fingerprint, sorted(features)
+        described = np.stack([features[name][0] for name in names])[:, None]
+        self.background, scorer, described = adjusted(place, scorer, described, [found[name] for name in names])
+        features |= {name: (row, features[name][1]) for name, row in zip(names, described[:, 0], strict=True)}
         fit = pca_hash.fit([np.stack([features[name][1] for name in names])])
         hashed = study.HashScorer(
             HASH, fit, max_distance=config.max_distance, threshold=config.min_thumbnail_similarity
@@ -273,6 +281,7 @@ class Labelled:
             undecodable=self.undecodable,
             set_aside=0,
             with_them=None,
+            background=self.background,
             question=self.question,
             methods=tuple(
                 method(scorer, curve, study.recommend(curve, self.question, is_pool=False), {})
@@ -298,6 +307,31 @@ class Labelled:
         row = self.rows[place]
         both = [self.pictures[row[side]] for side in ("left", "right")]
         return shown_pair(float(self.similarity[0][place]), row["kind"], [(p.key, p.data) for p in both])
+
+
+def adjusted(
+    place: Place, scorer: study.ModelScorer, features: np.ndarray, pictures: list[Picture]
+) -> tuple[str | None, study.Scorer, np.ndarray]:
+    """What the copies stage adjusts descriptors by, in words, the scorer of what comes of it, and that: (n, v, …).
+
+    By the background that the root has for these settings, else by one of the sample's originals. Nothing is changed
+    where the stage adjusts nothing. features: (n, versions, d), the originals first.
+    """
+    config = place.copies
+    if not config.is_adjusted:
+        return None, scorer, features
+    ids = np.full(features.shape[:2], None, dtype=object)
+    ids[:, 0] = [hashlib.sha256(picture.data).hexdigest()[:32] for picture in pictures]
+    root = place.root and stored_background(place.root.root, config, place.run["recipe"]["seed"])
+    if root:
+        background, said = adjusting.read_background(*root.shards()), f"{root.directory}, which the root keeps"
+    else:
+        rows, normalised = np.nan_to_num(features[:, 0]).astype(np.float16), config.score_normalisation is not None
+        background = adjusting.sampled_background(rows, ids[:, 0], config.whitening, normalised)
+        said = f"the {len(rows)} originals of this sample: there is no background of a run with these settings"
+    judge = study.AdjustedScorer(scorer, background, config.score_normalisation)
+    flat = judge.adjusted(features.reshape(-1, features.shape[-1]), ids.ravel(), pool.device(place.compute))
+    return said, judge, flat.reshape(*features.shape[:2], -1)
 
 
 def method(

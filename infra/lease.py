@@ -4,6 +4,7 @@ import _thread
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -40,12 +41,27 @@ def lease(storage: Storage) -> Iterator[None]:
     renewer = threading.Thread(target=_renew, args=(storage, mine, stop), name="lvd-lease", daemon=True)
     renewer.start()
     try:
-        yield
+        with _interruptible():
+            yield
     finally:
         stop.set()
         renewer.join()
         if (_read(storage, NAME) or {}).get("holder") == mine["holder"]:
             storage.remove(NAME)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Interrupts reach the main thread, as they do not in a process that a script has started in the background."""
+    is_deaf = not callable(before := signal.getsignal(signal.SIGINT))
+    if not is_deaf or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _acquire(storage: Storage, mine: dict[str, Any]) -> None:

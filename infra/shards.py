@@ -235,6 +235,12 @@ def read_table(ref: ShardRef, columns: list[str] | None = None, kind: str = "dat
     )
 
 
+def column_names(ref: ShardRef) -> list[str]:
+    """The columns of a shard; reads its head only."""
+    with Storage(ref.root).open(ref.name()) as file, pa.ipc.open_stream(file) as stream:
+        return stream.schema.names
+
+
 def read_column(refs: list[ShardRef], name: str, kind: str = "data") -> pa.ChunkedArray:
     """One small column over all shards. Memory: that column."""
     tables = [read_table(ref, [name], kind) for ref in refs]

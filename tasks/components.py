@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lvd.infra.shards import ShardRef, gather_rows, read_table
+from lvd.tasks import adjusting
 from lvd.tasks.algorithms import graph
 from lvd.tasks.models import engine
 
@@ -113,17 +114,22 @@ def _representatives(labels: np.ndarray, ranked: tuple[np.ndarray, np.ndarray, n
 def cosines(left: list[ShardRef], left_at: np.ndarray, right: list[ShardRef], right_at: np.ndarray) -> np.ndarray:
     """(m,) float32 similarity of pairs of descriptors at positions of two datasets.
 
-    By a float64 product and rounded to 5 decimals, as the search does it: the same as of the pair's edge.
+    By a float64 product and rounded to 5 decimals, less the biases if there are any, as the search does it: the same
+    as of the pair's edge.
     """
     parts = [np.zeros(0, dtype=np.float32)]
     for start in range(0, len(left_at), GATHERED_PAIRS):
         block = slice(start, start + GATHERED_PAIRS)
-        a, b = (
-            engine.vector_column(gather_rows(refs, at[block], ["vector"]))
+        tables = [
+            gather_rows(refs, at[block], adjusting.columns(refs[0]))
             for refs, at in ((left, left_at), (right, right_at))
-        )
+        ]
+        a, b = (engine.vector_column(table) for table in tables)
+        biases, found = [adjusting.bias_column(table) for table in tables], []
         for first in range(0, len(a), PAIR_BLOCK):
             part = slice(first, first + PAIR_BLOCK)
             product = np.einsum("nd,nd->n", a[part].astype(np.float64), b[part].astype(np.float64))
-            parts.append(product.round(5).astype(np.float32))
+            found.append(product.round(5).astype(np.float32))
+        similarity = np.concatenate(found)
+        parts.append(similarity if biases[0] is None else adjusting.less_biases(similarity, *biases))
     return np.concatenate(parts)

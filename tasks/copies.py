@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from lvd.infra.shards import ShardRef, StageDir, gather_rows, pool_rows, write_shard
 from lvd.tasks import components, schemas
+from lvd.tasks.adjusting import ScoreNormalisation, Whitening
 from lvd.tasks.algorithms import graph
 from lvd.tasks.components import Edges, cosines
 from lvd.tasks.fates import Decision, Fates, sizes
@@ -29,12 +30,18 @@ VERSION = 2
 
 
 class Config(ModelSpec):
-    """The descriptor model, and what counts as a copy. Thresholds left out are the model's own (`lvd models`)."""
+    """The descriptor model, and what counts as a copy. Thresholds left out are the model's own (`lvd models`).
+
+    With whitening or score normalisation similarities are other ones, so that both thresholds must be given.
+    """
 
     model: str = "sscd_disc_mixup"
     batch_size: int = Field(32, ge=1, le=4096)
     neighbors: int = Field(64, ge=1, le=1024)  # strongest edges kept of each image; the paper's k
     search: Search = Search()
+    # PAPER.md section 3. Left out of dumps where they are off, as they were before there were any.
+    whitening: Whitening | None = Field(None, exclude_if=lambda option: option is None)
+    score_normalisation: ScoreNormalisation | None = Field(None, exclude_if=lambda option: option is None)
     min_similarity: float | None = Field(None, gt=0, le=1)  # self-deduplication; the paper's is 0.6 with SSCD
     benchmark_min_similarity: float | None = Field(None, gt=0, le=1)  # relative deduplication; the paper's is 0.45
     edge_min_similarity: float | None = Field(None, gt=0, le=1)  # edges below it are not measured
@@ -42,6 +49,10 @@ class Config(ModelSpec):
     max_component: int | None = Field(None, ge=2)  # images; a larger one is cut at its weakest edges. null: no bound
     min_representative_similarity: float | None = Field(None, gt=0, le=1)  # images below it are no copies of theirs
     curated_as_reference: bool = True  # pool copies of curated images go as well, as the paper's train splits do
+
+    @property
+    def is_adjusted(self) -> bool:
+        return self.whitening is not None or self.score_normalisation is not None
 
 
 class Thresholds(BaseModel, frozen=True):

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from lvd.infra.shards import ShardRef, gather_rows, read_table
-from lvd.tasks import models
+from lvd.tasks import adjusting, models
 from lvd.tasks.algorithms import neighbours, pca_hash
 from lvd.tasks.algorithms.cells import nearest_cells
 from lvd.tasks.decode import MAX_PIXELS, DecodeError, decode_rgb
@@ -20,6 +20,8 @@ from lvd.tasks.models import engine
 from lvd.tasks.near_duplicates import bytes_of, pixels_of
 from lvd.tasks.neighbours import read_centroids
 from lvd.tasks.screen import luminance, thumbnail
+
+BIASED_TIMES = 16  # so many times the vectors asked for are looked at before biases are taken off
 
 
 class Hit(BaseModel, frozen=True):
@@ -42,6 +44,7 @@ def vectors_of(images: Iterable[bytes], spec: models.ModelSpec, *, batch_size: i
     batch_size: an upper bound; no batch is padded, so the last bits may differ from those of the stored vector.
     """
     model, remaining, parts = models.load(spec, device=device), iter(images), []
+    batch_size = models.usable_batch_size(spec, batch_size)
     while batch := list(islice(remaining, batch_size)):
         vectors = np.zeros((len(batch), model.dim), dtype=np.float16)
         inputs = {row: pixels for row, data in enumerate(batch) if (pixels := _prepared(data, model)) is not None}
@@ -75,12 +78,15 @@ def nearest_stored(
     k: int,
     min_similarity: float = -1.0,
     inverted: Inverted | None = None,
+    bias: np.ndarray | None = None,
     device: str = "cpu",
 ) -> list[list[Hit]]:
     """The k most similar stored vectors of each query, the most similar first; a query of zeros has none.
 
     queries: (q, d) float16, unit rows or zeros. refs: shards of vectors; each is read once for all queries.
     inverted: without it every vector is compared; with it, those that are less alike than copies can be missed.
+    bias: (q,) of the queries, where the stored vectors have theirs: the k are then chosen by similarities less the
+    biases, among the BIASED_TIMES x k that are most similar without.
     """
     hits: list[list[Hit]] = [[] for _ in queries]
     asked = np.flatnonzero(queries.any(axis=1))
@@ -89,15 +95,28 @@ def nearest_stored(
         return hits
     places = _probed(queries[asked], refs, inverted, device)
     similarity, found = neighbours.nearest(
-        queries[asked], _vectors_at(refs, places), k=min(k, total), min_similarity=min_similarity, device=device
+        queries[asked],
+        _vectors_at(refs, places),
+        k=min(k if bias is None else BIASED_TIMES * k, total),
+        min_similarity=min_similarity,
+        device=device,
     )
     query, rank = np.nonzero(found >= 0)
     at, which = np.unique(np.concatenate([*places, [-1]])[found[query, rank]], return_inverse=True)
+    score = similarity[query, rank]
+    if bias is not None:
+        own = gather_rows(refs, at, ["bias"])["bias"].to_numpy()
+        score = adjusting.less_biases(score, bias[asked[query]], own[which])
+        order = np.lexsort((rank, -score, query))
+        order = order[score[order] >= np.float32(min_similarity)]
+        first = np.searchsorted(query[order], query[order])
+        order = order[np.arange(len(order)) - first < k]
+        query, which, score = query[order], which[order], score[order]
     images = gather_rows(refs, at, ["row", "image_id"]).to_pylist()
     starts = np.cumsum([0, *(ref.rows for ref in refs)])
     owners = [refs[i].directory for i in np.searchsorted(starts, at, side="right") - 1]
-    for number, place, score in zip(asked[query], which, similarity[query, rank], strict=True):
-        hits[number].append(Hit(directory=owners[place], similarity=round(float(score), 5), **images[place]))
+    for number, place, similar in zip(asked[query], which, score, strict=True):
+        hits[number].append(Hit(directory=owners[place], similarity=round(float(similar), 5), **images[place]))
     return hits
 
 

@@ -4,11 +4,13 @@ Exact: every shard against itself and the half of the shards after it, so that n
 Through cells: k-means cells, the nearest cells of every row, and what they miss, measured: seeded queries are answered
 exactly, and of half of them the number of probes follows that finds `min_recall` of their pairs; the other half, which
 nobody has looked at, gives the recall that is reported. Then every group of cells is held in memory while all rows that
-probe it pass by.
-Cost at 10^9 x 512: probes 130 GB; with 131,072 cells and 32 probes 8 x 10^15 operations to find the probes, and 2.5 x
-10^17 to score them, of 5 x 10^20 exactly; every group of ROWS_PER_GROUP rows reads all descriptors (1 TB).
+probe it pass by. There is no product quantisation: what it would lose is found again only by scoring the descriptors
+themselves, which a group has at hand in float16 anyway.
+Cost at 10^9 x 512: probes 260 GB; with 131,072 cells and 32 probes 1.3 x 10^17 operations to find the probes, and 2.5 x
+10^17 to score them, of 5 x 10^20 exactly; each of 160 groups reads all descriptors (1 TB) and holds 6.4 GB of them.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -19,17 +21,18 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from lvd.infra.shards import Shard, ShardRef, gather_rows, read_table, write_shard
-from lvd.tasks import schemas
+from lvd.tasks import adjusting, schemas
 from lvd.tasks.algorithms import cells, pairs
 from lvd.tasks.algorithms.allocation import draw
+from lvd.tasks.algorithms.neighbours import SCALE
 from lvd.tasks.models.engine import vector_column
 
 VERSION = 1
-SAMPLE_PER_CELL = 48  # rows that the cells are fitted on
-ROWS_PER_GROUP = 250_000  # in memory at once: 2 kB each at 512 values
+SAMPLE_PER_CELL = 32  # rows that the cells are fitted on
 QUERY_ROWS = 65_536  # that pass by at once
 REFERENCE = 1 << 40  # what is added to a reference's number, so that it is no row of the pool
 BAND = 0.05  # of similarity, by which recall is told
+STEPS = sorted(n << shift for n in (2, 3) for shift in range(12))  # probes: 2, 3, 4, 6, 8, 12, 16, 24, …
 RESAMPLES = 1000  # of the queries, for the interval
 SEEDS = {"cells": 0xCE11, "queries": 0x9E4, "resamples": 0xB007}
 
@@ -95,6 +98,40 @@ def rows_of(refs: tuple[ShardRef, ...] | list[ShardRef], is_pool: bool) -> list[
     return [REFERENCE + np.arange(end - ref.rows, end) for ref, end in zip(refs, ends, strict=True)]
 
 
+def read_described(ref: ShardRef) -> tuple[np.ndarray, np.ndarray | None]:
+    """The descriptors of a shard, and their biases if they have any."""
+    table = read_table(ref, adjusting.columns(ref))
+    return vector_column(table), adjusting.bias_column(table)
+
+
+class Biases:
+    """The biases of a collection's descriptors by their numbers: 12 bytes each, or nothing if they have none."""
+
+    def __init__(self, refs: tuple[ShardRef, ...], *, is_pool: bool) -> None:
+        self._numbers = self._values = None
+        if refs and "bias" in adjusting.columns(refs[0]):
+            self._numbers = np.concatenate(rows_of(refs, is_pool))
+            self._values = np.concatenate([read_table(ref, ["bias"])["bias"].to_numpy() for ref in refs])
+
+    def of(self, numbers: np.ndarray) -> np.ndarray | None:
+        return None if self._values is None else self._values[np.searchsorted(self._numbers, numbers)]
+
+
+def less_biases(
+    found: pairs.Pairs, left: np.ndarray | None, right: np.ndarray | None, min_similarity: float
+) -> pairs.Pairs:
+    """The pairs by their similarities less the biases of both blocks, where that is above the bound; else as they are.
+
+    No bias is below 0, so the similarities that were screened are no lower than these.
+    """
+    if left is None:
+        return found
+    similarity = adjusting.less_biases(found.similarity, left[found.left], right[found.right])
+    units = np.rint(similarity.astype(np.float64) * SCALE)
+    keep = units >= math.ceil(min_similarity * SCALE - 1e-3)
+    return pairs.Pairs(found.left[keep], found.right[keep], similarity[keep])
+
+
 def keep_edges(shard: Shard, edges: pairs.Edges) -> None:
     left, right, similarity = edges.found()
     right = np.where(right >= REFERENCE, right - REFERENCE, right)
@@ -114,13 +151,14 @@ def exact_shard(
     """The edges of pool shard number `target.index`: to the pool, or to the references if there are any given."""
     own, edges = pool[target.index], pairs.Edges(k)
     (left,) = rows_of([own], is_pool=True)
-    vectors = pairs.on_device(vector_column(read_table(own, ["vector"])), device)
+    values, bias = read_described(own)
+    vectors = pairs.on_device(values, device)
     others = half_of(pool, target.index) if references is None else references
     numbers = rows_of(others, is_pool=references is None)
     for other, right in zip(others, numbers, strict=True):
-        for found in pairs.pairs_above(
-            vectors, pairs.on_device(vector_column(read_table(other, ["vector"])), device), min_similarity
-        ):
+        values, other_bias = read_described(other)
+        for raw in pairs.pairs_above(vectors, pairs.on_device(values, device), min_similarity):
+            found = less_biases(raw, bias, other_bias, min_similarity)
             a, b = left[found.left], right[found.right]
             keep = a < b if other is own else np.ones(len(a), dtype=bool)
             edges.add(a[keep], b[keep], found.similarity[keep])
@@ -175,11 +213,13 @@ def draw_queries(of: Cells, target: ShardRef, num: int, seed: int, *, is_pool: b
     rng = np.random.default_rng(np.random.SeedSequence([seed, SEEDS["queries"]]))
     chosen = rng.permutation(draw(total, min(total, num), rng=rng))
     numbers = np.concatenate(rows_of(of.descriptors, is_pool))[chosen]
-    vectors = gather_rows(list(of.descriptors), chosen, ["vector"])["vector"]
+    described = gather_rows(list(of.descriptors), chosen, adjusting.columns(of.descriptors[0]))
     probes = gather_rows(list(of.probes), chosen, ["probes"])["probes"]
-    schema = pa.schema([("row", pa.int64()), pa.field("vector", vectors.type), pa.field("probes", probes.type)])
-    with write_shard(target, schema, {"version": VERSION, "seed": seed}) as shard:
-        shard.keep_table(pa.Table.from_arrays([pa.array(numbers), vectors, probes], schema=schema))
+    columns = {"row": pa.array(numbers), "vector": described["vector"], "probes": probes}
+    columns |= {name: described[name] for name in described.column_names if name == "bias"}
+    table = pa.table(columns)
+    with write_shard(target, table.schema, {"version": VERSION, "seed": seed}) as shard:
+        shard.keep_table(table)
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
@@ -191,8 +231,11 @@ def true_pairs_shard(queries: ShardRef, of: Cells, target: ShardRef, *, min_simi
     rows, asked_rows = rows_of([ref], is_pool=True)[0], asked["row"].to_numpy()
     asked_probes = vector_column(asked, "probes")
     with write_shard(target, TRUTH, {"version": VERSION, "min_similarity": min_similarity}) as shard:
-        left, right = (pairs.on_device(vector_column(t), device) for t in (asked, read_table(ref, ["vector"])))
-        for found in pairs.pairs_above(left, right, min_similarity):
+        values, bias = read_described(ref)
+        left, right = (pairs.on_device(each, device) for each in (vector_column(asked), values))
+        asked_bias = adjusting.bias_column(asked)
+        for raw in pairs.pairs_above(left, right, min_similarity):
+            found = less_biases(raw, asked_bias, bias, min_similarity)
             query, row, similarity = (values[asked_rows[found.left] != rows[found.right]] for values in found)
             rank = np.minimum(
                 cells.ranks(asked_probes[query], probes[row, 0]), cells.ranks(probes[row], asked_probes[query, 0])
@@ -205,7 +248,7 @@ def true_pairs_shard(queries: ShardRef, of: Cells, target: ShardRef, *, min_simi
 def certified(truth: list[ShardRef], num_queries: int, search: Search, *, min_similarity: float, seed: int) -> Recall:
     """The probes that the first half of the queries asks for, and the recall of the other half with so many.
 
-    Where that is below `min_recall`, the probes are doubled; at `max_probes` it is returned as it is.
+    Where that is below `min_recall`, there are more of them; at `max_probes` it is returned as it is.
     """
     table = pa.concat_tables([read_table(ref) for ref in truth])
     query, similarity, rank = (table[name].to_numpy() for name in TRUTH.names)
@@ -213,12 +256,12 @@ def certified(truth: list[ShardRef], num_queries: int, search: Search, *, min_si
     query, similarity, rank = query[is_pair], similarity[is_pair], rank[is_pair]
     half = num_queries // 2
     asks, tells = query < half, query >= half
-    steps = [p for p in (1 << np.arange(13)).tolist() if p < search.max_probes] + [search.max_probes]
-    enough = (1 + search.min_recall) / 2  # of the half that chooses, so that the other half seldom falls below
-    reached = (p for p in steps if min(shares(query[asks], rank[asks] < p)) >= enough)
-    probes = next(reached, search.max_probes)
-    while probes < search.max_probes and min(shares(query[tells], rank[tells] < probes)) < search.min_recall:
-        probes = min(2 * probes, search.max_probes)
+    steps = [p for p in STEPS if p < search.max_probes] + [search.max_probes]
+    enough = search.min_recall + (1 - search.min_recall) / 4  # so that the other half seldom falls below
+    step = next((i for i, p in enumerate(steps) if min(shares(query[asks], rank[asks] < p)) >= enough), len(steps) - 1)
+    while step < len(steps) - 1 and min(shares(query[tells], rank[tells] < steps[step])) < search.min_recall:
+        step += 1
+    probes = steps[step]
     query, similarity, found = query[tells], similarity[tells], rank[tells] < probes
     of_pairs, of_images = shares(query, found)
     edge = np.floor(similarity / BAND + 1e-4) * BAND
@@ -269,10 +312,14 @@ def cells_group(
     """The edges that are found at the cells of one group: within the pool, or between the pool and the references."""
     edges = pairs.Edges(k)
     others = pool if references is None else references
+    biases = {id(c): Biases(c.descriptors, is_pool=c is pool) for c in (pool, others)}
     for held, passing in {id(a): (a, b) for a, b in ((others, pool), (pool, others))}.values():
         group = held_group(held, pool, target, probes, device)
+        held_bias = biases[id(held)].of(group.members.rows)
         for queries in blocks_passing(passing, group, is_pool=passing is pool, probes=probes):
-            for found in group.pairs(queries, min_similarity):
+            bias = biases[id(passing)].of(queries.rows)
+            for raw in group.pairs(queries, min_similarity):
+                found = less_biases(raw, bias, held_bias, min_similarity)
                 a, b = queries.rows[found.left], group.members.rows[found.right]
                 keep = is_new(queries, group.members, found, is_same=references is None, is_second=held is not others)
                 edges.add(a[keep], b[keep], found.similarity[keep])
@@ -303,7 +350,7 @@ def held_group(held: Cells, pool: Cells, target: ShardRef, probes: int, device: 
     num_cells = held.centroids.rows
     cell = [read_table(ref, ["cell"])["cell"].to_numpy() for ref in pool.probes]
     sizes = np.bincount(np.concatenate([np.zeros(0, dtype=np.int32), *cell]), minlength=num_cells)
-    group = np.minimum(cells.group_of(np.arange(num_cells), sizes, ROWS_PER_GROUP), target.count - 1)
+    group = cells.group_of(np.arange(num_cells), sizes, max(1, -(-sizes.sum() // target.count)))
     is_here = group == target.index
     numbers = rows_of(held.descriptors, is_pool=held is pool)
     parts = [

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from lvd.tasks.charts import Chart
 from lvd.tasks.contact_sheets import At, Groups, Sheet, Shown, Thumbnail
-from lvd.tasks.decode import Reason as DecodeReason
+from lvd.tasks.containers import Reason as DecodeReason
 from lvd.tasks.neighbours import Recall
 from lvd.tasks.tallies import Ending
 

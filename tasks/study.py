@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, Field
 
+from lvd.tasks import adjusting
 from lvd.tasks.algorithms import pca_hash
-from lvd.tasks.decode import decode_rgb
+from lvd.tasks.decode import MAX_PIXELS, decode_rgb
 from lvd.tasks.models import ImageModel
-from lvd.tasks.screen import MEASURED_SHORT_EDGE_PX, THUMBNAIL_PX
+from lvd.tasks.screen import luminance, thumbnail
 
 STEPS = 1000  # thresholds between 0 and 1
 THRESHOLDS = np.arange(-STEPS, STEPS + 1) / STEPS
@@ -74,10 +74,41 @@ class ModelScorer:
         """(n, d) float32 unit rows; NaN for an image without a descriptor."""
         px = self._model.min_short_edge_px or None
         inputs = [np.asarray(self._model.preprocess(decode_rgb(data, min_short_edge_px=px))) for data in files]
+        if len({one.shape for one in inputs}) > 1:
+            return np.concatenate([self._model.embed(one[None]) for one in inputs]).astype(np.float32)
         return np.asarray(self._model.embed(np.stack(inputs)), dtype=np.float32)
 
     def matrix(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.nan_to_num(left @ right.T, nan=-1.0).clip(-1, 1)
+
+
+class AdjustedScorer:
+    """The similarity of a model's descriptors once they are adjusted; the last column of its features is their bias."""
+
+    def __init__(
+        self, scorer: ModelScorer, background: adjusting.Background, rules: adjusting.ScoreNormalisation | None
+    ) -> None:
+        done = (("whitened", background.fit), ("scores normalised", rules))
+        self.name = ", ".join([scorer.name, *(name for name, is_done in done if is_done is not None)])
+        self.threshold, self.features = scorer.threshold, scorer.features
+        self._background, self._rules = background, rules
+
+    def adjusted(self, features: np.ndarray, image_id: np.ndarray, device: str) -> np.ndarray:
+        """(n, c + 1) float32 of (n, d) features of the model; NaN stays NaN.
+
+        image_id: (n,) str, None for copies that are in no pool.
+        """
+        vectors = adjusting.whitened(np.nan_to_num(features), self._background.fit)
+        bias = np.zeros(len(vectors), dtype=np.float32)
+        if self._rules is not None:
+            bias = adjusting.biases(vectors, image_id, self._background, self._rules, device=device)
+        result = np.column_stack([vectors.astype(np.float32), bias])
+        result[np.isnan(features).any(axis=1)] = np.nan
+        return result
+
+    def matrix(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        similarity = left[:, :-1] @ right[:, :-1].T - (left[:, -1:] + right[:, -1]) / 2
+        return np.nan_to_num(similarity, nan=-1.0).clip(-1, 1)
 
 
 class HashScorer:
@@ -90,7 +121,7 @@ class HashScorer:
     @staticmethod
     def thumbnails(files: list[bytes]) -> np.ndarray:
         """(n, 1024) uint8 luminance, as `screen` measures it."""
-        return np.stack([_thumbnail(decode_rgb(data, min_short_edge_px=MEASURED_SHORT_EDGE_PX)) for data in files])
+        return np.stack([np.frombuffer(thumbnail(luminance(data, MAX_PIXELS)), dtype=np.uint8) for data in files])
 
     features = thumbnails
 
@@ -101,11 +132,6 @@ class HashScorer:
         result = np.full(agreement.shape, -1, dtype=np.float32)
         result[near] = pca_hash.thumbnail_similarity(left[near[0]], right[near[1]])
         return result
-
-
-def _thumbnail(image: Image.Image) -> np.ndarray:
-    small = image.convert("L").resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.uint8).ravel()
 
 
 class FalsePair(NamedTuple):

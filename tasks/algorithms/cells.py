@@ -6,6 +6,7 @@ cell against all rows in it are one matrix product; here the cells of a group st
 Cost for n rows of d values in c cells: 2 n c d operations to find the probes, 2 n p (n / c) d to score p probes.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from lvd.tasks.algorithms import kmeans, pairs
 
-ITERATIONS = 8  # of k-means: cells need not be good clusters
+ITERATIONS = 5
 TILE = 4096
+MAX_GROUPS = 160  # 8 million rows each of 1.3 x 10^9: 8 GB of a GPU's memory at 512 values
 
 
 class Block(NamedTuple):
@@ -35,8 +37,16 @@ def usual_number(num_rows: int) -> int:
 
 
 def fit(sample: np.ndarray, num_cells: int, *, seed: int) -> np.ndarray:
-    """The centroids (c, d) float32. sample: (n, d) unit rows, 48 a cell are enough. Raises as `kmeans.fit`."""
-    return kmeans.fit(sample, num_clusters=num_cells, iterations=ITERATIONS, seed=seed).centroids
+    """The centroids (c, d) float32, from rows of the sample at random: cells need not be good clusters.
+
+    sample: (n, d) unit rows; 32 a cell are enough. Raises ValueError for fewer rows than cells, and as `kmeans.lloyd`.
+    """
+    rng = np.random.default_rng(seed)
+    start = sample[kmeans.sample_rows(len(sample), num_cells, rng=rng)].astype(np.float32)
+    if len(start) < num_cells:
+        raise ValueError(f"num_cells must be in [1, {len(sample)}], the rows of the sample, was {num_cells}")
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    return kmeans.lloyd(sample, start, iterations=ITERATIONS)[0]
 
 
 def nearest_cells(vectors: np.ndarray, centroids: np.ndarray, *, probes: int, device: str = "cpu") -> np.ndarray:
@@ -58,6 +68,15 @@ def nearest_cells(vectors: np.ndarray, centroids: np.ndarray, *, probes: int, de
     return found
 
 
+def num_groups(num_rows: int) -> int:
+    """How many groups the cells are dealt into. Every group reads all rows, so there are at most MAX_GROUPS.
+
+    A group holds 50,000 rows at least, a million as a rule, and as many as it must above that: 2 x d bytes each.
+    """
+    rows = max(num_rows / MAX_GROUPS, min(num_rows / 16, 1_000_000), 50_000)
+    return max(1, math.ceil(num_rows / rows))
+
+
 def group_of(cells: np.ndarray, sizes: np.ndarray, rows_per_group: int) -> np.ndarray:
     """The group of each of these cells: groups hold about so many rows, and cells of neighbouring numbers.
 
@@ -68,12 +87,16 @@ def group_of(cells: np.ndarray, sizes: np.ndarray, rows_per_group: int) -> np.nd
 
 
 class Group:
-    """Rows of some cells, kept ready to be compared with rows that pass by."""
+    """Rows of some cells, kept ready to be compared with rows that pass by: 2 bytes a value, and 4 for one cell."""
 
     def __init__(self, members: Block, num_cells: int, *, device: str) -> None:
+        import torch
+
         order = np.argsort(members.cell, kind="stable")
         self.members = Block(*(values[order] for values in members))
-        self._vectors = pairs.on_device(self.members.vectors, device)
+        for start in range(0, len(order), TILE):
+            pairs.on_device(self.members.vectors[start : start + TILE], device)  # which refuses what is no unit row
+        self._vectors = torch.from_numpy(self.members.vectors).to(device)
         self._cells, self._begins = np.unique(self.members.cell, return_index=True)
         self._ends = np.append(self._begins, len(order))[1:]
         self._device = device
@@ -94,7 +117,8 @@ class Group:
         for begin, end, first, last in zip(np.append(0, ends)[:-1], ends, self._begins, self._ends, strict=True):
             if begin < end:
                 asked = query[begin:end]
-                for found in pairs.pairs_above(vectors[asked], self._vectors[first:last], min_similarity):
+                held = self._vectors[first:last].float()
+                for found in pairs.pairs_above(vectors[asked], held, min_similarity):
                     yield pairs.Pairs(asked[found.left], found.right + first, found.similarity)
 
 

@@ -52,16 +52,24 @@ def fit(sample: np.ndarray, *, num_clusters: int, iterations: int = 20, seed: in
         raise ValueError(f"num_clusters must be in [1, {len(sample)}], the rows of the sample, was {num_clusters}")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, was {iterations}")
-    norm = _unit_norms(sample)
-    centroids = _start(sample, num_clusters, seed)
-    objective = np.zeros(iterations)
+    _unit_norms(sample)
+    centroids, objective = lloyd(sample, _start(sample, num_clusters, seed), iterations=iterations)
+    cluster_id, _ = assign(sample, centroids)
+    return KMeansFit(centroids, objective, num_effective=np.count_nonzero(np.bincount(cluster_id[:, 0])))
+
+
+def lloyd(sample: np.ndarray, centroids: np.ndarray, *, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """The centroids (k, d) after so many updates, and the objective of each: (iterations,), as in `KMeansFit`.
+
+    sample: (n, d), centroids: (k, d) float32, unit rows. Raises ValueError as `fit`.
+    """
+    norm, objective = _unit_norms(sample), np.zeros(iterations)
     for iteration in range(iterations):
         cluster_id, similarity = _search(sample, centroids)
         similarity /= norm
         objective[iteration] = similarity.mean(dtype=np.float64)
         centroids = _updated(sample, centroids, cluster_id, similarity)
-    cluster_id, _ = assign(sample, centroids)
-    return KMeansFit(centroids, objective, num_effective=np.count_nonzero(np.bincount(cluster_id[:, 0])))
+    return centroids, objective
 
 
 def assign(

@@ -31,7 +31,9 @@ class ModelSpec(BaseModel, frozen=True, extra="forbid"):
     path: str | None = None  # the weights: a state dict for a timm name, a TorchScript file; a local path or a URI
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")  # of the file at `path`; another content is refused
     input_px: int | None = Field(None, ge=8, le=4096)  # edge of the square that the model sees; its square is the cost
-    resize: Literal["square", "short_edge"] | None = None  # squeeze to the square, or scale and crop its middle
+    # Squeeze to the square, scale and crop its middle, or scale the short edge to it and keep the rest (TorchScript,
+    # in batches of one).
+    resize: Literal["square", "short_edge", "keep_ratio"] | None = None
     mean: Channels | None = None  # of each channel, subtracted; pixel values are in [0, 1]
     std: Channels | None = None  # of each channel, divided by
 
@@ -43,7 +45,7 @@ class ImageModel(Protocol):
     min_short_edge_px: int  # the image may be decoded at a reduced scale whose short edge is still this long; 0: whole
 
     def preprocess(self, image: "Image.Image") -> Any:
-        """The input of one RGB image: an array or a tensor, of the same shape and dtype for every image."""
+        """The input of one RGB image: an array or a tensor, of one dtype, and of one shape but with `keep_ratio`."""
         ...
 
     def embed(self, batch: Any) -> np.ndarray:
@@ -145,6 +147,11 @@ def load(spec: ModelSpec, *, device: str = "cpu") -> ImageModel:
         filesystem, path = _locate(spec.path, f"model {spec.model}.path")
         state = filesystem.ukey(path)
     return _LOADED.get((spec, device, state), lambda: _family(spec.model).build(spec, device))
+
+
+def usable_batch_size(spec: ModelSpec, batch_size: int) -> int:
+    """Images of one batch: 1 where every input has a size of its own, whatever is asked for."""
+    return 1 if spec.resize == "keep_ratio" else batch_size
 
 
 def weights_digest(spec: ModelSpec) -> str:

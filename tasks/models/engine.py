@@ -28,8 +28,10 @@ def vectors_of_shard(
     """Writes the unit float16 vectors of the images that are alive (all of them without `fates`).
 
     donors: complete outputs of the same model for the same images with other images kept; their vectors are taken over.
-    An image that cannot be decoded, or whose vector is not finite, is a reject.
+    An image that cannot be decoded, or whose vector is not finite, is a reject. Where every input has a size of its
+    own, batches are of one image.
     """
+    batch_size = models.usable_batch_size(spec, batch_size)
     alive = (
         np.ones(images.rows, dtype=bool)
         if fates is None

@@ -70,6 +70,17 @@ def _check(spec: ModelSpec, where: str) -> None:
         check_file(spec, where)
 
 
+def _check_spec(spec: ModelSpec, where: str) -> None:
+    """As `_check`, for what gives vectors."""
+    _check_resize(spec, where)
+    _check(spec, where)
+
+
+def _check_resize(spec: ModelSpec, where: str) -> None:
+    if spec.resize == "keep_ratio":
+        raise InputError(f"{where}.resize must be square or short_edge with a model of timm, was keep_ratio: change it")
+
+
 def _check_name(spec: ModelSpec, where: str) -> None:
     if spec.path is None and spec.sha256 is not None:
         raise InputError(f"{where}.sha256 is that of the file at path, and path was null: give both or none")
@@ -107,13 +118,14 @@ def _digest(spec: ModelSpec) -> str:
     return f"timm:{weights.architecture}.{weights.tag}:{weights.hf_hub_id or weights.url or weights.file}"
 
 
-@register("", kind="timm", note="every name of timm: 'lvd models FILTER' lists them", check=_check, digest=_digest)
+@register("", kind="timm", note="every name of timm: 'lvd models FILTER' lists them", check=_check_spec, digest=_digest)
 def _build(spec: ModelSpec, device: str) -> TimmModel:
     """Raises InputError: unknown name, hub out of reach, a state dict that does not fit, a size that it cannot take."""
     import timm
 
     where, from_hub = f"model {spec.model}", spec.path is None
     _check_name(spec, where)
+    _check_resize(spec, where)
     try:
         model = timm.create_model(spec.model, pretrained=from_hub, num_classes=0, **_image_size(spec))
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SSCD_PX = 320
+SSCD_PX = {"square": 320, "short_edge": 320, "keep_ratio": 288}  # PAPER.md section 3
+MAX_RATIO = 4  # of the long edge to the short one with `keep_ratio`; longer images are squeezed to it
 SSCD = CopyThresholds(min_similarity=0.6, benchmark_min_similarity=0.45, floor=0.40)
 
 
 class TorchScriptModel:
-    """A TorchScript module that maps (b, 3, input_px, input_px) float32 to (b, dim)."""
+    """A TorchScript module that maps (b, 3, input_px, input_px) float32 to (b, dim).
+
+    With `keep_ratio` (1, 3, h, w), the shorter one of which is input_px, and the longer one at most 4 times that.
+    """
 
     def __init__(self, spec: ModelSpec, module: Any, input_px: int, device: str) -> None:
         self.input_px = input_px
@@ -33,46 +37,54 @@ class TorchScriptModel:
         self.std = np.array(spec.std or IMAGENET_STD, dtype=np.float32)[:, None, None]
         self.device = device
         self.module = module.to(device).eval()
-        self.dim = self.embed(np.zeros((1, 3, input_px, input_px), dtype=np.float32)).shape[1]
+        long_px = input_px if self.resize != "keep_ratio" else 2 * input_px  # a module that needs a square fails here
+        self.dim = self.embed(np.zeros((1, 3, input_px, long_px), dtype=np.float32)).shape[1]
 
     def preprocess(self, image: "Image.Image") -> np.ndarray:
-        """(3, input_px, input_px) float32: resized (bilinear, antialiased), scaled to [0, 1], normalised."""
+        """(3, h, w) float32: resized (bilinear, antialiased), scaled to [0, 1], normalised."""
         from PIL import Image
 
         edge = self.input_px
         width, height = image.size
-        box = None
-        if self.resize == "short_edge":
+        box, size = None, (edge, edge)
+        if self.resize == "keep_ratio":
+            scale = edge / min(width, height)
+            size = tuple(min(round(side * scale), MAX_RATIO * edge) for side in (width, height))
+        elif self.resize == "short_edge":
             short = min(width, height)
             left, top = (width - short) / 2, (height - short) / 2
             box = (left, top, left + short, top + short)
-        pixels = np.asarray(image.resize((edge, edge), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box), dtype=np.float32)
         return (np.ascontiguousarray(pixels.transpose(2, 0, 1)) / np.float32(255) - self.mean) / self.std
 
     def embed(self, batch: Any) -> np.ndarray:
-        """(b, dim) float32 unit rows of (b, 3, input_px, input_px) float32; a row that is zero or not finite is NaN."""
+        """(b, dim) float32 unit rows of (b, 3, h, w) float32; a row that is zero or not finite is NaN."""
         return unit_features(self.module, batch, self.device)
 
 
-def _check(spec: ModelSpec, where: str, *, input_px: int | None) -> None:
-    """Raises InputError if path or input size are not given, or there is no such file."""
-    _check_given(spec, where, input_px)
+def _check(spec: ModelSpec, where: str, *, known_px: dict[str, int]) -> None:
+    """Raises InputError if path or input size are not given, or there is no such file.
+
+    known_px: the usual input size for each way to resize; empty if the model has none.
+    """
+    _given_px(spec, where, known_px)
     check_file(spec, where)
 
 
-def _check_given(spec: ModelSpec, where: str, input_px: int | None) -> None:
+def _given_px(spec: ModelSpec, where: str, known_px: dict[str, int]) -> int:
     if spec.path is None:
         raise InputError(f"{where}.path: {spec.model} needs the path or URI of a TorchScript file, was null")
-    if (spec.input_px or input_px) is None:
-        raise InputError(f"{where}.input_px must be in [8, 4096], was null: the file does not say what it takes")
+    if edge := spec.input_px or known_px.get(spec.resize or "square"):
+        return edge
+    raise InputError(f"{where}.input_px must be in [8, 4096], was null: the file does not say what it takes")
 
 
-def _build(spec: ModelSpec, device: str, *, input_px: int | None) -> TorchScriptModel:
+def _build(spec: ModelSpec, device: str, *, known_px: dict[str, int]) -> TorchScriptModel:
     """Raises InputError if the file is no TorchScript, or maps no image of that size to one vector."""
     import torch
 
     where = f"model {spec.model}"
-    _check_given(spec, where, input_px)
+    edge = _given_px(spec, where, known_px)
     data = read_file(spec)
     try:
         with warnings.catch_warnings():
@@ -80,11 +92,10 @@ def _build(spec: ModelSpec, device: str, *, input_px: int | None) -> TorchScript
             module = torch.jit.load(io.BytesIO(data), map_location="cpu")
     except (RuntimeError, ValueError, OSError, EOFError) as error:
         raise InputError(f"{where}: {spec.path} is no TorchScript file: {_first_line(error)}") from error
-    edge = spec.input_px or input_px
     try:
         return TorchScriptModel(spec, module, edge, device)
     except (RuntimeError, TypeError) as error:
-        remedy = "correct input_px, or export a module that maps (b, 3, h, w) to (b, dim)"
+        remedy = "correct input_px or resize, or export a module that maps (b, 3, h, w) to (b, dim)"
         raise InputError(f"{where}: {spec.path} fails on {edge} px: {_first_line(error)}: {remedy}") from error
 
 
@@ -94,13 +105,13 @@ def _first_line(error: Exception) -> str:
     return next((line for line in reversed(lines) if line.startswith(("RuntimeError:", "Error:"))), lines[0])[:200]
 
 
-def _enter(name: str, note: str, *, input_px: int | None, **known: Any) -> None:
+def _enter(name: str, note: str, *, known_px: dict[str, int], **known: Any) -> None:
     """One line of the registry; they differ in the input size and in what is known of them."""
-    check = partial(_check, input_px=input_px)
+    check = partial(_check, known_px=known_px)
     enter = register(name, kind="torchscript", note=note, check=check, digest=file_digest, **known)
-    enter(partial(_build, input_px=input_px))
+    enter(partial(_build, known_px=known_px))
 
 
-_enter("torchscript", "needs path and input_px; ImageNet mean and std if none are given", input_px=None)
-_enter("sscd_disc_mixup", "needs path: the authors' TorchScript file", input_px=SSCD_PX, dim=512, thresholds=SSCD)
-_enter("sscd_disc_large", "needs path: the authors' TorchScript file", input_px=SSCD_PX, dim=1024, thresholds=SSCD)
+_enter("torchscript", "needs path and input_px; ImageNet mean and std if none are given", known_px={})
+_enter("sscd_disc_mixup", "needs path: the authors' TorchScript file", known_px=SSCD_PX, dim=512, thresholds=SSCD)
+_enter("sscd_disc_large", "needs path: the authors' TorchScript file", known_px=SSCD_PX, dim=1024, thresholds=SSCD)

@@ -48,6 +48,9 @@ def test_loads_follow_the_expected_shares() -> None:
     assert by_stage["download"].shards == 130_000
     assert by_stage["embed"].images == round(1_300_000_000 * 0.572)
     assert by_stage["embed"].written_bytes == by_stage["embed"].images * 1280 * 2
+    assert by_stage["neighbours"].shards == 160
+    assert by_stage["neighbours"].read_bytes == 1_300_000_000 * 512 * 2 * 162
+    assert by_stage["neighbours"].memory_bytes == 1_300_000_000 * 512 * 2 // 160
     assert by_stage["publish"].images == TABLE_15_FINAL
     assert by_stage["screen"].gpu_hours is None
     assert by_stage["embed"].hours == pytest.approx(by_stage["embed"].gpu_hours / 160)

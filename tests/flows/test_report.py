@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -16,6 +17,7 @@ from lvd.flows.run import Run
 from lvd.flows.versions import Published
 from lvd.infra.shards import StageDir, commit, write_shard
 from lvd.tasks import ledger, schemas
+from lvd.tasks.neighbours import Recall
 from lvd.tasks.sources import Images, Partition
 
 HOSTILE = "http://evil.example/<script>alert('x')</script>\"onerror=\"x.jpg"
@@ -136,7 +138,19 @@ def arguments(root: str) -> tuple[Any, ...]:
     for row in (row for rows in fates for row in rows if row["stage"] is None):
         row["state"] = "kept"
     thresholds = {"min_similarity": 0.6, "benchmark_min_similarity": 0.45, "edge_min_similarity": 0.4}
+    gone = {
+        "collection": "tests",
+        "role": "benchmark",
+        "reference_id": "benchmark-0",
+        "similarity": 0.47,
+        "is_direct": True,
+    }
     notes = {"thresholds": thresholds, "per_reference": {"tests": 1, "birds": 1}}
+    notes |= copied(
+        at,
+        [{"representative": "pool-0", "size": 3, "min_similarity": 0.52}],
+        [{"row": 4, "image_id": "pool-4", **gone}],
+    )
     survivors = at.write("copies", "f", schemas.FATES, fates, notes=notes)
     lost = [{"key": "pool/11", "row": 11, "reason": "not_finite", "image_id": "pool-11"}]
     vectors = at.write("embed", "v", schemas.vectors(2), [[], []], rejects=lost)
@@ -159,6 +173,28 @@ def arguments(root: str) -> tuple[Any, ...]:
     counts = {"kind": "sample", "queries": 2, "asked": 4, "found": 2, "images": 2, "collided": 1}
     found = at.write("retrieve", "r", schemas.MATCHES, [matches], shard_notes=counts)
     return finish(at, sources, survivors, vectors, grouped, Matches(by_collection={"birds": found}), matches)
+
+
+def copied(at: Root, components: list[dict[str, Any]], gone: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the decision about copies writes beside the fates, as its notes name it."""
+    recall = Recall(
+        probes=8,
+        recall=0.991,
+        interval=(0.98, 0.995),
+        of_pairs=0.997,
+        of_images=0.991,
+        bands={"0.60": 0.97},
+        queries=50,
+        pairs=400,
+    )
+    return {
+        "components": at.write("components", "f", schemas.COMPONENTS, [components]).directory,
+        "decontaminated": at.write("decontaminated", "f", schemas.DECONTAMINATED, [gone]).directory,
+        "search": {
+            "neighbours": {"engine": "cells", "recall": recall.model_dump()},
+            "references": {"engine": "exact", "recall": None},
+        },
+    }
 
 
 def clusters(at: Root, fitted: list[dict[str, Any]], cells: list[dict[str, Any]]) -> Cells:
@@ -218,6 +254,21 @@ def test_the_figures_are_the_ledgers(written: SimpleNamespace) -> None:
     assert "4 images (2 curated, 2 retrieved), chosen from 17 candidates" in written.card
 
 
+def test_the_search_is_accounted_for(written: SimpleNamespace) -> None:
+    assert '<td>cells, 8 probes</td><td class="n">99.10 %</td>' in written.html and "0.60: 97.0 %" in written.html
+    assert '<td>exact</td><td class="n">all</td>' in written.html
+    assert "1 groups of copies, the largest of 3 images" in written.html and "is 0.5200" in written.html
+    assert "Within the pool, 99.10 % of the pairs are found (95 %: 98.00 to 99.50 %" in " ".join(written.card.split())
+
+
+def test_what_was_decontaminated_is_listed(written: SimpleNamespace) -> None:
+    data = written.given[0].storage.read_bytes("curated/v1/decontaminated.parquet")
+    (row,) = pq.read_table(io.BytesIO(data)).to_pylist()
+    assert (row["key"], row["image_id"], row["collection"], row["role"]) == ("pool/4", "pool-4", "tests", "benchmark")
+    assert (row["reference_key"], row["reference_id"], row["is_direct"]) == ("benchmark/0", "benchmark-0", True)
+    assert row["similarity"] == np.float32(0.47)
+
+
 def test_the_funnel_goes_from_the_candidates_to_what_is_published(written: SimpleNamespace) -> None:
     steps = [line.split(" | ")[:2] for line in written.card.split("## Method")[1].split("\n- ")[0].splitlines()[4:]]
     found = {label.removeprefix("| "): int(number) for label, number in (step for step in steps if len(step) == 2)}
@@ -266,6 +317,7 @@ def test_a_root_with_nothing_but_a_pool_is_reported(tmp_path: Path) -> None:
     part = at.images("p", [[{**image("pool", 0), "domain": None}]])
     sources = Sources(pool=Gathered(role="pool", name="pool", parts=(part,)), benchmarks=(), curated=())
     notes = {"thresholds": {"min_similarity": 0.6, "benchmark_min_similarity": 0.45}, "per_reference": {}}
+    notes |= copied(at, [], [])
     survivors = at.write("copies", "f", schemas.FATES, [[{"image_id": "pool-0", "state": "kept"}]], notes=notes)
     vectors = at.write("embed", "v", schemas.vectors(2), [[]])
     cells = clusters(at, [{"cluster_id": 0, "size": 0, "vector": [0.0, 1.0]}], [])

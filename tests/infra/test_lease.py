@@ -1,10 +1,13 @@
 """The lease: one run at a time, and a dead holder's lease is taken over."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,14 @@ with lease(Storage(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Callable[[Any], Any]]:
+    """Sets what becomes of SIGINT until the test ends."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_run_is_refused_while_the_first_lives(root: str) -> None:
@@ -110,9 +121,12 @@ def test_a_storage_that_fails_for_a_while_does_not_end_the_renewal(
     assert next(failures, None) is None
 
 
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
 def test_a_run_whose_lease_was_taken_is_stopped_and_leaves_the_other_lease(
-    local_root: str, monkeypatch: pytest.MonkeyPatch
+    local_root: str, monkeypatch: pytest.MonkeyPatch, interrupts, handler: Any
 ) -> None:
+    """Also one that a script has started in the background, with SIGINT ignored."""
+    interrupts(handler)
     monkeypatch.setattr(lease_room, "RENEW_S", 0.05)
     storage = Storage(local_root)
     with pytest.raises(KeyboardInterrupt), lease(storage):
@@ -120,3 +134,4 @@ def test_a_run_whose_lease_was_taken_is_stopped_and_leaves_the_other_lease(
         for _ in range(200):
             time.sleep(0.05)
     assert storage.read_json(lease_room.NAME)["host"] == "elsewhere"
+    assert signal.getsignal(signal.SIGINT) is handler

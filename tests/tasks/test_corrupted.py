@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvd.tasks.decode import MAX_FRAMES, MAX_PARTS, DecodeError, Reason, decode_rgb, read_header
+from lvd.tasks.containers import MAX_FRAMES, MAX_PARTS, Reason
+from lvd.tasks.decode import DecodeError, decode_rgb, read_header
 from lvd.tasks.encode import shrunk, with_blurred
 from lvd.tests.copying import see_through
 from lvd.tests.drawing import draw

@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from lvd.infra.errors import InputError
-from lvd.tasks import models
+from lvd.infra.shards import StageDir, read_table
+from lvd.tasks import copies, finding, models, study
 from lvd.tasks.decode import decode_rgb
-from lvd.tasks.models import ModelSpec
+from lvd.tasks.models import ModelSpec, engine
+from lvd.tests.tasks import planted
 
 torch = pytest.importorskip("torch")
 EDGE_PX = 32
@@ -88,6 +90,82 @@ def test_the_middle_is_taken_of_the_short_edge(spec):
     image.paste("white", (30, 0, 60, 30))
     assert model.preprocess(image).min() > 0.95
     assert models.load(spec.model_copy(update={"mean": (0, 0, 0), "std": (1, 1, 1)})).preprocess(image).mean() < 0.4
+
+
+@pytest.fixture
+def whole(spec) -> ModelSpec:
+    return spec.model_copy(update={"resize": "keep_ratio"})
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        ((200, 150), (32, 43)),  # 42.7
+        ((150, 200), (43, 32)),
+        ((64, 64), (32, 32)),
+        ((10, 35), (112, 32)),  # enlarged
+        ((900, 30), (32, 128)),  # 30 : 1 is squeezed to 4 : 1, and still nothing is cut off
+    ],
+)
+def test_the_ratio_is_kept_and_nothing_is_cut_off(whole, size, shape):
+    model = models.load(whole.model_copy(update={"mean": (0, 0, 0), "std": (1, 1, 1)}))
+    ramp = np.linspace(0, 255, size[0], dtype=np.uint8)[None, :, None].repeat(size[1], axis=0).repeat(3, axis=2)
+    pixels = model.preprocess(Image.fromarray(ramp))
+    assert pixels.shape == (3, *shape)
+    assert pixels[0, 0, 0] < 0.1 and pixels[0, -1, -1] > 0.9
+
+
+def test_the_vector_is_that_of_the_short_edge_resize(whole, module):
+    from torchvision.transforms import v2
+
+    steps = [v2.Resize(EDGE_PX), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    usual = v2.Compose([*steps, v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    model, image = models.load(whole), pictures(1)[0].resize((192, 96))
+    pixels = model.preprocess(image)
+    np.testing.assert_allclose(pixels, usual(image).numpy(), atol=1e-6)
+    with torch.inference_mode():
+        features = torch.nn.functional.normalize(module(usual(image)[None])).numpy()
+    np.testing.assert_allclose(model.embed(pixels[None]), features, atol=1e-6)
+
+
+def test_inputs_of_their_own_size_go_one_by_one_everywhere(whole, local_root):
+    files = []
+    for number, size in enumerate([(200, 150), (96, 192), (64, 64), (300, 40)]):
+        pictures(1, seed=number)[0].resize(size).save(file := io.BytesIO(), "PNG")
+        files.append(file.getvalue())
+    model = models.load(whole)
+    alone = [model.embed(model.preprocess(decode_rgb(data, min_short_edge_px=64))[None])[0] for data in files]
+    alone = np.stack(alone).astype(np.float16)
+    images = planted.images(local_root, [planted.image(data) for data in files], ((4,),))
+    config = copies.Config(**whole.model_dump(), batch_size=3)
+    target = StageDir(root=local_root, stage="descriptors", fingerprint="a").planned(1)[0]
+    described = read_table(copies.describe_shard.fn(images[0], None, target, config, "cpu", []))
+    np.testing.assert_array_equal(engine.vector_column(described), alone)
+    np.testing.assert_array_equal(finding.vectors_of(files, whole, batch_size=3, device="cpu"), alone)
+    studied = study.ModelScorer("small", model, 0.5).features(files)
+    np.testing.assert_array_equal(studied.astype(np.float16), alone)
+    assert (
+        models.usable_batch_size(whole, 32) == 1
+        and models.usable_batch_size(whole.model_copy(update={"resize": None}), 32) == 32
+    )
+
+
+def test_only_torchscript_models_that_take_any_size_keep_the_ratio(whole, tmp_path):
+    for name in ("builtin:dct", "resnet18.a1_in1k"):
+        refused = ModelSpec(model=name, resize="keep_ratio")
+        for ask in (models.load, lambda spec: models.check(spec, "recipe.copies")):
+            with pytest.raises(InputError, match=r"resize.*was '?keep_ratio'?: ") as caught:
+                ask(refused)
+            assert "\n" not in str(caught.value)
+    path = tmp_path / "square.pt"
+    path.write_bytes(traced(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * EDGE_PX**2, 4))))
+    with pytest.raises(InputError, match=r"fails on 32 px: .*correct input_px or resize"):
+        models.load(whole.model_copy(update={"path": str(path)}))
+
+
+def test_sscd_keeps_the_ratio_at_288(whole):
+    model = models.load(whole.model_copy(update={"model": "sscd_disc_mixup", "input_px": None}))
+    assert model.preprocess(Image.new("RGB", (400, 200))).shape == (3, 288, 576)
 
 
 def test_a_vector_depends_neither_on_its_place_nor_on_the_other_rows(spec):

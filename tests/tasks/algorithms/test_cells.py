@@ -1,0 +1,54 @@
+"""Cells: their numbers, how they are dealt into groups, and which rows a row probes."""
+
+import numpy as np
+import pytest
+
+from lvd.tasks.algorithms import cells
+from lvd.tests.tasks.planted import random_units
+
+
+def test_the_usual_number_grows_with_the_root() -> None:
+    assert [cells.usual_number(n) for n in (10**6, 10**7, 13 * 10**8)] == [4096, 16_384, 131_072]
+    assert cells.usual_number(0) == 4
+
+
+def test_groups_hold_a_million_rows_as_a_rule() -> None:
+    assert [cells.num_groups(n) for n in (0, 1, 50_000, 50_001, 10**6, 10**7, 13 * 10**8)] == [1, 1, 1, 2, 16, 16, 160]
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 7, 30, 1000])
+def test_every_cell_is_in_one_group_of_about_that_size(rows_per_group: int) -> None:
+    sizes = np.random.default_rng(0).integers(0, 9, 50)
+    sizes[20] = 100
+    group = cells.group_of(np.arange(50), sizes, rows_per_group)
+    assert (np.diff(group) >= 0).all() and group.max() < -(-sizes.sum() // rows_per_group)
+    for number in np.unique(group):
+        inside = sizes[group == number]
+        assert inside.sum() - inside[-1] <= rows_per_group, "no more than the last cell makes it"
+
+
+def test_the_nearest_cells_come_first() -> None:
+    rng = np.random.default_rng(1)
+    rows, centroids = random_units(rng, 5000, 16), random_units(rng, 30, 16).astype(np.float32)
+    near = cells.nearest_cells(rows, centroids, probes=30)
+    similarity = np.take_along_axis(rows.astype(np.float32) @ centroids.T, near, axis=1)
+    assert (np.sort(near, axis=1) == np.arange(30)).all()
+    assert (np.diff(similarity, axis=1) <= 1e-6).all()
+
+
+def test_cells_are_fitted_to_the_rows() -> None:
+    rng = np.random.default_rng(2)
+    centres = random_units(rng, 8, 32)
+    rows = centres[rng.integers(0, 8, 400)].astype(np.float32) + 0.05 * rng.normal(size=(400, 32))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    centroids = cells.fit(rows, 16, seed=0)
+    assert np.allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
+    assert (rows.astype(np.float32) @ centroids.T).max(axis=1).mean() > 0.95
+    np.testing.assert_array_equal(centroids, cells.fit(rows, 16, seed=0))
+    with pytest.raises(ValueError, match=r"num_cells must be in \[1, 10\]"):
+        cells.fit(rows[:10], 16, seed=0)
+
+
+def test_ranks() -> None:
+    probes = np.array([[4, 2, 9], [1, 0, 3]], dtype=np.int32)
+    assert cells.ranks(probes, np.array([9, 7], dtype=np.int32)).tolist() == [2, 3]
