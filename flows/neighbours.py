@@ -3,7 +3,6 @@
 from typing import Any
 
 from lvd.flows.run import Run, Work
-from lvd.infra.errors import ShardError
 from lvd.infra.shards import ShardRef, StageDir, commit
 from lvd.tasks import neighbours as search_stage
 from lvd.tasks.algorithms.cells import num_groups, usual_number
@@ -114,11 +113,5 @@ class Neighbours:
         run.complete(FLOW, [Work(target=truth, count=len(pool.probes), submit=submit, inputs=inputs)])
         bound = self._thresholds.min_similarity if references is None else self._thresholds.benchmark_min_similarity
         found = search_stage.certified(truth.shards(), queries.rows, search, min_similarity=bound, seed=seed)
-        if found.recall < search.min_recall:
-            raise ShardError(
-                f"copies: the search must find {search.min_recall:.4f} of the pairs above {bound}, found "
-                f"{found.recall:.4f} (95 %: {found.interval[0]:.4f} to {found.interval[1]:.4f}; {found.pairs} pairs of "
-                f"{found.queries} images) with {found.probes} probes of {pool.centroids.rows} cells: raise "
-                "copies.search.max_probes, lower num_cells, or set engine: exact"
-            )
+        search_stage.demand(found, search, min_similarity=bound, num_cells=pool.centroids.rows)
         return found

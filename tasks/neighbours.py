@@ -20,6 +20,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
+from lvd.infra.errors import ShardError
 from lvd.infra.shards import Shard, ShardRef, gather_rows, read_table, write_shard
 from lvd.tasks import adjusting, schemas
 from lvd.tasks.algorithms import cells, pairs
@@ -275,6 +276,17 @@ def certified(truth: list[ShardRef], num_queries: int, search: Search, *, min_si
         queries=num_queries - half,
         pairs=len(query),
     )
+
+
+def demand(found: Recall, search: Search, *, min_similarity: float, num_cells: int) -> None:
+    """Raises ShardError with the numbers if too few of the pairs are found."""
+    if found.recall < search.min_recall:
+        raise ShardError(
+            f"copies: the search must find {search.min_recall:.4f} of the pairs above {min_similarity}, found "
+            f"{found.recall:.4f} (95 %: {found.interval[0]:.4f} to {found.interval[1]:.4f}; {found.pairs} pairs of "
+            f"{found.queries} images) with {found.probes} probes of {num_cells} cells: raise copies.search.max_probes, "
+            "lower num_cells, or set engine: exact"
+        )
 
 
 def shares(query: np.ndarray, found: np.ndarray) -> tuple[float, float]:

@@ -26,7 +26,7 @@ def running(*args: str, **options):
         finally:
             process.terminate()
             try:
-                process.wait(timeout=60)
+                process.wait(timeout=15)
             except subprocess.TimeoutExpired:  # a busy machine: Prefect's worker was seen to wait for ever
                 process.kill()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lvd.infra.errors import ShardError
 from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
 from lvd.tasks import neighbours, schemas
 from lvd.tasks.algorithms import graph
@@ -191,6 +192,12 @@ def test_probes_grow_until_the_other_half_is_found_too(local_root: str) -> None:
     assert (found.probes, found.recall) == (24, 1.0)
     short = neighbours.certified(truth(local_root, rows), 100, Search(max_probes=16), min_similarity=0.6, seed=0)
     assert (short.probes, short.recall) == (16, 0.0)
+    neighbours.demand(found, Search(), min_similarity=0.6, num_cells=90)
+    told = (
+        r"must find 0\.9900 of the pairs above 0\.6, found 0\.0000 \(95 %: 0\.0000 to 0\.0000; 50 pairs of 50 images\) "
+    )
+    with pytest.raises(ShardError, match=told + "with 16 probes of 90 cells: raise copies.search.max_probes"):
+        neighbours.demand(short, Search(max_probes=16), min_similarity=0.6, num_cells=90)
 
 
 def test_true_pairs_tell_when_they_are_found(local_root: str, crowd) -> None:
