@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lvd.flows.collected import Sources
+from lvd.flows.inquiry import keys_of
 from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table
 from lvd.tasks import report, schemas
 from lvd.tasks.neighbours import Recall
@@ -51,7 +52,8 @@ def decontaminated(sources: Sources, survivors: StageDir, notes: dict[str, Any])
     table = read_table(side(survivors, notes["decontaminated"]))
     rows = table["row"].to_numpy()
     names = gather_rows(sources.pool.images(), rows, ["key", "url"]) if len(rows) else None
-    keys = reference_keys(sources, set(table["reference_id"].to_pylist()))
+    references = [ref for gathered in sources.references for ref in gathered.images()]
+    keys = keys_of(references, set(table["reference_id"].to_pylist()))
     columns = {
         "key": names["key"] if names else pa.array([], pa.string()),
         "url": names["url"] if names else pa.array([], pa.string()),
@@ -61,14 +63,3 @@ def decontaminated(sources: Sources, survivors: StageDir, notes: dict[str, Any])
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue()
-
-
-def reference_keys(sources: Sources, image_ids: set[str]) -> dict[str, str]:
-    """image id → key, of these images of the references."""
-    wanted, found = pa.array(sorted(image_ids), pa.string()), {}
-    for gathered in sources.references if image_ids else ():
-        for ref in gathered.images():
-            table = read_table(ref, ["image_id", "key"])
-            mine = table.filter(pc.is_in(table["image_id"], value_set=wanted))
-            found |= dict(zip(mine["image_id"].to_pylist(), mine["key"].to_pylist(), strict=True))
-    return found

@@ -21,11 +21,11 @@ from lvd.infra.storage import Storage
 from lvd.tasks import adjusting, models
 from lvd.tasks.algorithms import kmeans
 from lvd.tasks.algorithms.pca_hash import PcaHash
-from lvd.tasks.cluster import read_centroids
 from lvd.tasks.copies import Thresholds
 from lvd.tasks.decode import DecodeError
 from lvd.tasks.finding import Hit, Inverted, near_hashes, nearest_stored, thumbnail_of, vectors_of
 from lvd.tasks.hash_fit import read_fit
+from lvd.tasks.models import engine
 from lvd.tasks.sources import IMAGE_SUFFIXES
 
 MAX_COPIES = 64  # of one picture that are listed, of the pool and of the references each
@@ -359,7 +359,7 @@ def vectors_at(pictures: list[Picture], vectors: Vectors, device: str) -> np.nda
 def cells_of(queries: np.ndarray, centroids: ShardRef, device: str) -> list[Cell | None]:
     """The cluster of each query; None for a query of zeros."""
     asked = queries.any(axis=1)
-    cluster_id, similarity = kmeans.assign(queries[asked], read_centroids(centroids), device=device)
+    cluster_id, similarity = kmeans.assign(queries[asked], engine.read_vectors(centroids), device=device)
     cells = iter(zip(cluster_id[:, 0].tolist(), similarity[:, 0].tolist(), strict=True))
     return [Cell(cluster_id=(c := next(cells))[0], similarity=round(c[1], 5)) if one else None for one in asked]
 

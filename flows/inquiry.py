@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from lvd.flows.versions import latest
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, read_batches, read_table
+from lvd.infra.shards import ShardRef, StageDir, read_batches, read_table
 from lvd.infra.storage import TEMPORARY, Storage
 
 NOT_STAGES = ("runs", "leases", TEMPORARY)
@@ -98,10 +98,19 @@ def named_references(root: str, collections: list[dict[str, Any]], image_ids: se
     for collection in collections:
         for directory in collection["images"] if collection["role"] != "pool" and image_ids else ():
             stage, name = directory.split("/")
-            for ref in StageDir(root=root, stage=stage, fingerprint=name).shards():
-                for row in read_table(ref, ["image_id", "key"]).to_pylist():
-                    if row["image_id"] in image_ids:
-                        found[row["image_id"]] = f"{row['key']} ({collection['role']} {collection['name']})"
+            keys = keys_of(StageDir(root=root, stage=stage, fingerprint=name).shards(), image_ids)
+            said = f"{collection['role']} {collection['name']}"
+            found |= {image_id: f"{key} ({said})" for image_id, key in keys.items()}
+    return found
+
+
+def keys_of(images: list[ShardRef], image_ids: set[str]) -> dict[str, str]:
+    """image id → key, of those of these images that are there."""
+    wanted, found = pa.array(sorted(image_ids), pa.string()), {}
+    for ref in images if image_ids else ():
+        table = read_table(ref, ["image_id", "key"])
+        mine = table.filter(pc.is_in(table["image_id"], value_set=wanted))
+        found |= dict(zip(mine["image_id"].to_pylist(), mine["key"].to_pylist(), strict=True))
     return found
 
 

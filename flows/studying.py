@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -151,7 +150,7 @@ class Planted:
             except DecodeError:
                 return None
 
-        with ThreadPoolExecutor(os.cpu_count()) as workers:
+        with ThreadPoolExecutor(pool.workers(self._place.compute)) as workers:
             return list(workers.map(one, range(len(drawn))))
 
     def _copies(self, data: bytes, number: int) -> list[bytes]:
@@ -243,7 +242,7 @@ class Labelled:
             except DecodeError:
                 return
 
-        with ThreadPoolExecutor(os.cpu_count()) as workers:
+        with ThreadPoolExecutor(pool.workers(place.compute)) as workers:
             list(workers.map(one, found))
         self.undecodable, self.pictures, self.set_aside = len(found) - len(features), found, 0
         self.rows = [row for row in rows if row["left"] in features and row["right"] in features]

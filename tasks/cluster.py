@@ -59,18 +59,13 @@ def fit_centroids(vectors: list[ShardRef], target: ShardRef, config: Config, see
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
-def read_centroids(ref: ShardRef) -> np.ndarray:
-    """(k, d) float32 unit rows."""
-    return engine.vector_column(read_table(ref, ["vector"]))
-
-
 @task(name="assign-cells", persist_result=False, cache_policy=NO_CACHE)
 def assign_shard(vectors: ShardRef, centroids: ShardRef, target: ShardRef) -> ShardRef:
     """The nearest centroid of every vector of one shard, and the similarity to it; `row` is the pool row."""
     table = read_table(vectors)
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
         if len(table):
-            cluster_id, similarity = kmeans.assign(engine.vector_column(table), read_centroids(centroids))
+            cluster_id, similarity = kmeans.assign(engine.vector_column(table), engine.read_vectors(centroids))
             rows = table["row"].to_numpy() + vectors.base
             columns = [pa.array(rows), table["image_id"], pa.array(cluster_id[:, 0]), pa.array(similarity[:, 0])]
             shard.keep_table(pa.Table.from_arrays(columns, schema=SCHEMA))

@@ -18,7 +18,6 @@ from lvd.tasks.algorithms.cells import nearest_cells
 from lvd.tasks.decode import MAX_PIXELS, DecodeError, decode_rgb
 from lvd.tasks.models import engine
 from lvd.tasks.near_duplicates import bytes_of, pixels_of
-from lvd.tasks.neighbours import read_centroids
 from lvd.tasks.screen import luminance, thumbnail
 
 BIASED_TIMES = 16  # so many times the vectors asked for are looked at before biases are taken off
@@ -125,7 +124,7 @@ def _probed(queries: np.ndarray, refs: list[ShardRef], inverted: Inverted | None
     starts = np.cumsum([0, *(ref.rows for ref in refs)])
     if inverted is None:
         return [np.arange(start, end) for start, end in pairwise(starts)]
-    centroids = read_centroids(inverted.centroids)
+    centroids = engine.read_vectors(inverted.centroids)
     near = nearest_cells(queries, centroids, probes=min(inverted.probes, len(centroids)), device=device)
     is_probed = np.zeros(len(centroids), dtype=bool)
     is_probed[near] = True
@@ -141,7 +140,7 @@ def _vectors_at(refs: list[ShardRef], places: list[np.ndarray]) -> Iterator[tupl
     starts = np.cumsum([0, *(ref.rows for ref in refs)])
     for ref, start, first, mine in zip(refs, starts, before, places, strict=False):
         if len(mine):
-            vectors = engine.vector_column(read_table(ref, ["vector"]))
+            vectors = engine.read_vectors(ref)
             yield int(first), vectors if len(mine) == len(vectors) else vectors[mine - start]
 
 

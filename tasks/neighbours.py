@@ -10,9 +10,8 @@ Cost at 10^9 x 512: probes 260 GB; with 131,072 cells and 32 probes 1.3 x 10^17 
 10^17 to score them, of 5 x 10^20 exactly; each of 160 groups reads all descriptors (1 TB) and holds 6.4 GB of them.
 """
 
-import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +24,8 @@ from lvd.infra.shards import Shard, ShardRef, gather_rows, read_table, write_sha
 from lvd.tasks import adjusting, schemas
 from lvd.tasks.algorithms import cells, pairs
 from lvd.tasks.algorithms.allocation import draw
-from lvd.tasks.algorithms.neighbours import SCALE
-from lvd.tasks.models.engine import vector_column
+from lvd.tasks.algorithms.neighbours import SCALE, lowest_kept, on_device
+from lvd.tasks.models.engine import read_vectors, vector_column
 
 VERSION = 1
 SAMPLE_PER_CELL = 32  # rows that the cells are fitted on
@@ -86,11 +85,6 @@ TRUTH = pa.schema(
 )
 
 
-def read_centroids(ref: ShardRef) -> np.ndarray:
-    """(c, d) float32 unit rows."""
-    return vector_column(read_table(ref, ["vector"]))
-
-
 def rows_of(refs: tuple[ShardRef, ...] | list[ShardRef], is_pool: bool) -> list[np.ndarray]:
     """The numbers of the descriptors of each shard: pool rows, or counted from REFERENCE on."""
     if is_pool:
@@ -129,7 +123,7 @@ def less_biases(
         return found
     similarity = adjusting.less_biases(found.similarity, left[found.left], right[found.right])
     units = np.rint(similarity.astype(np.float64) * SCALE)
-    keep = units >= math.ceil(min_similarity * SCALE - 1e-3)
+    keep = units >= lowest_kept(min_similarity)
     return pairs.Pairs(found.left[keep], found.right[keep], similarity[keep])
 
 
@@ -153,12 +147,12 @@ def exact_shard(
     own, edges = pool[target.index], pairs.Edges(k)
     (left,) = rows_of([own], is_pool=True)
     values, bias = read_described(own)
-    vectors = pairs.on_device(values, device)
+    vectors = on_device(values, device)
     others = half_of(pool, target.index) if references is None else references
     numbers = rows_of(others, is_pool=references is None)
     for other, right in zip(others, numbers, strict=True):
         values, other_bias = read_described(other)
-        for raw in pairs.pairs_above(vectors, pairs.on_device(values, device), min_similarity):
+        for raw in pairs.pairs_above(vectors, on_device(values, device), min_similarity):
             found = less_biases(raw, bias, other_bias, min_similarity)
             a, b = left[found.left], right[found.right]
             keep = a < b if other is own else np.ones(len(a), dtype=bool)
@@ -193,9 +187,9 @@ def probe_shard(
     descriptors: ShardRef, centroids: ShardRef, target: ShardRef, *, max_probes: int, device: str
 ) -> ShardRef:
     """The nearest cells of every descriptor of a shard, in its order."""
-    centres = read_centroids(centroids)
+    centres = read_vectors(centroids)
     found = cells.nearest_cells(
-        vector_column(read_table(descriptors, ["vector"])),
+        read_vectors(descriptors),
         centres,
         probes=min(max_probes, len(centres)),
         device=device,
@@ -228,12 +222,12 @@ def draw_queries(of: Cells, target: ShardRef, num: int, seed: int, *, is_pool: b
 def true_pairs_shard(queries: ShardRef, of: Cells, target: ShardRef, *, min_similarity: float, device: str) -> ShardRef:
     """Every pair of a query and a descriptor of one pool shard above the similarity, and when it is found."""
     ref, probes_ref = of.descriptors[target.index], of.probes[target.index]
-    asked, probes = read_table(queries), vector_column(read_table(probes_ref, ["probes"]), "probes")
+    asked, probes = read_table(queries), read_vectors(probes_ref, "probes")
     rows, asked_rows = rows_of([ref], is_pool=True)[0], asked["row"].to_numpy()
     asked_probes = vector_column(asked, "probes")
     with write_shard(target, TRUTH, {"version": VERSION, "min_similarity": min_similarity}) as shard:
         values, bias = read_described(ref)
-        left, right = (pairs.on_device(each, device) for each in (vector_column(asked), values))
+        left, right = (on_device(each, device) for each in (vector_column(asked), values))
         asked_bias = adjusting.bias_column(asked)
         for raw in pairs.pairs_above(left, right, min_similarity):
             found = less_biases(raw, asked_bias, bias, min_similarity)
@@ -289,21 +283,25 @@ def demand(found: Recall, search: Search, *, min_similarity: float, num_cells: i
         )
 
 
+def by_query(query: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every query that has a pair: how many it has, and how many of them are found."""
+    total, hits = np.bincount(query), np.bincount(query, weights=found)
+    return total[total > 0], hits[total > 0]
+
+
 def shares(query: np.ndarray, found: np.ndarray) -> tuple[float, float]:
     """The share of the pairs that are found, and the mean of it over the queries that have a pair; 1 without pairs."""
     if not len(query):
         return 1.0, 1.0
-    total, hits = np.bincount(query), np.bincount(query, weights=found)
-    has = total > 0
-    return float(found.mean()), float((hits[has] / total[has]).mean())
+    total, hits = by_query(query, found)
+    return float(found.mean()), float((hits / total).mean())
 
 
 def interval(query: np.ndarray, found: np.ndarray, *, seed: int) -> tuple[float, float]:
     """95 % of the lower share when the queries, whose pairs are no independent draws, are drawn again and again."""
     if not len(query):
         return 0.0, 1.0
-    total, hits = np.bincount(query), np.bincount(query, weights=found)
-    total, hits = total[total > 0], hits[total > 0]
+    total, hits = by_query(query, found)
     rng = np.random.default_rng(np.random.SeedSequence([seed, SEEDS["resamples"]]))
     drawn = rng.integers(0, len(total), (RESAMPLES, len(total)))
     lower = np.minimum(hits[drawn].sum(axis=1) / total[drawn].sum(axis=1), (hits / total)[drawn].mean(axis=1))
@@ -359,27 +357,29 @@ def is_new(
 
 def held_group(held: Cells, pool: Cells, target: ShardRef, probes: int, device: str) -> cells.Group:
     """The rows of a collection that lie in the cells of the group; the pool's cells decide about the groups."""
-    num_cells = held.centroids.rows
-    cell = [read_table(ref, ["cell"])["cell"].to_numpy() for ref in pool.probes]
-    sizes = np.bincount(np.concatenate([np.zeros(0, dtype=np.int32), *cell]), minlength=num_cells)
+    num_cells, pool_cell = held.centroids.rows, cells_in(pool)
+    sizes = sum(np.bincount(cell, minlength=num_cells) for cell in pool_cell)
     group = cells.group_of(np.arange(num_cells), sizes, max(1, -(-sizes.sum() // target.count)))
     is_here = group == target.index
-    numbers = rows_of(held.descriptors, is_pool=held is pool)
+    numbers, own = rows_of(held.descriptors, is_pool=held is pool), pool_cell if held is pool else cells_in(held)
     parts = [
-        block(
-            ref, probes_ref, rows, np.flatnonzero(is_here[read_table(probes_ref, ["cell"])["cell"].to_numpy()]), probes
-        )
-        for ref, probes_ref, rows in zip(held.descriptors, held.probes, numbers, strict=True)
+        block(ref, read_vectors(probes_ref, "probes")[:, :probes], rows, is_here[cell])
+        for ref, probes_ref, rows, cell in zip(held.descriptors, held.probes, numbers, own, strict=True)
     ]
     return cells.Group(joined(parts), num_cells, device=device)
+
+
+def cells_in(of: Cells) -> list[np.ndarray]:
+    """The cell of every row, shard by shard."""
+    return [read_table(ref, ["cell"])["cell"].to_numpy() for ref in of.probes]
 
 
 def blocks_passing(of: Cells, group: cells.Group, *, is_pool: bool, probes: int) -> Iterator[cells.Block]:
     """The rows that probe a cell of the group, QUERY_ROWS or more at once."""
     parts: list[cells.Block] = []
     for ref, probes_ref, rows in zip(of.descriptors, of.probes, rows_of(of.descriptors, is_pool), strict=True):
-        near = vector_column(read_table(probes_ref, ["probes"]), "probes")[:, :probes]
-        parts.append(block(ref, probes_ref, rows, np.flatnonzero(group.is_probed(near)), probes))
+        near = read_vectors(probes_ref, "probes")[:, :probes]
+        parts.append(block(ref, near, rows, group.is_probed(near)))
         if sum(len(part.rows) for part in parts) >= QUERY_ROWS:
             yield joined(parts)
             parts = []
@@ -387,15 +387,10 @@ def blocks_passing(of: Cells, group: cells.Group, *, is_pool: bool, probes: int)
         yield joined(parts)
 
 
-def block(ref: ShardRef, probes_ref: ShardRef, rows: np.ndarray, at: np.ndarray, probes: int) -> cells.Block:
-    near = vector_column(read_table(probes_ref, ["probes"]), "probes")[at, :probes]
-    return cells.Block(rows[at], vector_column(read_table(ref, ["vector"]))[at], near)
+def block(ref: ShardRef, near: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> cells.Block:
+    """The wanted rows of a shard. near: (n, p) probes, rows: (n,) numbers, wanted: (n,) bool."""
+    return cells.Block(rows[wanted], read_vectors(ref)[wanted], near[wanted])
 
 
 def joined(parts: list[cells.Block]) -> cells.Block:
     return cells.Block(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def account(engine: str, recall: Recall | None) -> dict[str, Any]:
-    """What stage.json says about the search."""
-    return {"engine": engine, "recall": recall.model_dump() if recall else {"recall": 1.0}}

@@ -119,7 +119,7 @@ def retrieve_cluster(
     seed: int,
 ) -> ShardRef:
     """The matches of one collection: a seeded uniform sample of every cluster that it reaches often enough."""
-    middle = engine.vector_column(read_table(centroids, ["vector"]))
+    middle = engine.read_vectors(centroids)
     table = pa.concat_tables([read_table(ref) for ref in queries])
     home, closeness = (part[:, 0] for part in kmeans.assign(engine.vector_column(table), middle))
     clusters = allocation.eligible_clusters(home, min_queries=policy.min_queries)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lvd.tasks.algorithms import kmeans, pairs
+from lvd.tasks.algorithms.neighbours import on_device
 
 ITERATIONS = 5
 TILE = 4096
@@ -57,11 +58,11 @@ def nearest_cells(vectors: np.ndarray, centroids: np.ndarray, *, probes: int, de
     """
     import torch
 
-    cells = pairs.on_device(centroids, device).T.contiguous()
+    cells = on_device(centroids, device).T.contiguous()
     found = np.empty((len(vectors), probes), dtype=np.int32)
     tile = torch.zeros((TILE, centroids.shape[1]), device=device)
     for begin in range(0, len(vectors), TILE):
-        rows = pairs.on_device(vectors[begin : begin + TILE], device)
+        rows = on_device(vectors[begin : begin + TILE], device)
         tile[: len(rows)] = rows
         nearest = (tile @ cells)[: len(rows)].topk(probes, dim=1).indices
         found[begin : begin + len(rows)] = nearest.to(torch.int32).cpu().numpy()
@@ -95,7 +96,7 @@ class Group:
         order = np.argsort(members.cell, kind="stable")
         self.members = Block(*(values[order] for values in members))
         for start in range(0, len(order), TILE):
-            pairs.on_device(self.members.vectors[start : start + TILE], device)  # which refuses what is no unit row
+            on_device(self.members.vectors[start : start + TILE], device)  # which refuses what is no unit row
         self._vectors = torch.from_numpy(self.members.vectors).to(device)
         self._cells, self._begins = np.unique(self.members.cell, return_index=True)
         self._ends = np.append(self._begins, len(order))[1:]
@@ -109,7 +110,7 @@ class Group:
 
     def pairs(self, queries: Block, min_similarity: float) -> Iterator[pairs.Pairs]:
         """(index into the queries, index into the members) of the pairs above a similarity, cell by cell."""
-        vectors = pairs.on_device(queries.vectors, self._device)
+        vectors = on_device(queries.vectors, self._device)
         query, probe = np.nonzero(self._is_here[queries.probes])
         cell = queries.probes[query, probe]
         query = query[np.argsort(cell, kind="stable")]

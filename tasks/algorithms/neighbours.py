@@ -62,8 +62,8 @@ def nearest(
         raise ValueError(f"k must be at least 1, was {k}")
     if exclude is not None and exclude.shape != (len(queries),):
         raise ValueError(f"exclude must have one row per query, ({len(queries)},), had the shape {exclude.shape}")
-    floor = _lowest_kept(min_similarity)
-    query_rows = _to_device(queries, "query", 0, device)
+    floor = lowest_kept(min_similarity)
+    query_rows = on_device(queries, device, of="query ")
     excluded = None if exclude is None else torch.as_tensor(exclude, dtype=torch.int64, device=device)
     best = torch.full((len(queries), k), NOTHING, dtype=torch.int64, device=device)
     for first_row, tile in _tiles(database, queries.shape[1], device):
@@ -92,7 +92,7 @@ def edges(similarity: np.ndarray, rows: np.ndarray, first_row: int) -> tuple[np.
     return pairs[first], score[first].astype(np.float32)
 
 
-def _lowest_kept(min_similarity: float) -> int:
+def lowest_kept(min_similarity: float) -> int:
     """The lowest similarity that is kept, in units of 1e-5; -1 bounds nothing, as float16 rows are not quite unit."""
     return -KEY_ZERO if min_similarity <= -1.0 else math.ceil(min_similarity * SCALE - 1e-3)
 
@@ -106,11 +106,14 @@ def _tiles(
             raise ValueError(f"database rows must be as wide as the queries, {dimension}, were {block.shape[1]} wide")
         for start in range(0, len(block), DATABASE_TILE):
             part = block[start : start + DATABASE_TILE]
-            yield first_row + start, _to_device(part, "database", first_row + start, device)
+            yield first_row + start, on_device(part, device, of="database ", first_row=first_row + start)
 
 
-def _to_device(vectors: np.ndarray, name: str, first_row: int, device: str) -> "torch.Tensor":
-    """The rows as (n, d) float32 on the device. Raises ValueError that names the first row that is no unit row."""
+def on_device(vectors: np.ndarray, device: str, *, of: str = "", first_row: int = 0) -> "torch.Tensor":
+    """The rows as (n, d) float32 on the device. Raises ValueError that names the first row that is no unit row.
+
+    of, first_row: what an error calls the row.
+    """
     import torch
 
     rows = torch.from_numpy(np.array(vectors, order="C")).to(device).float()
@@ -119,7 +122,7 @@ def _to_device(vectors: np.ndarray, name: str, first_row: int, device: str) -> "
     if len(wrong):
         row = int(wrong[0])
         raise ValueError(
-            f"{name} row {first_row + row} must be finite and of unit length, its length was {float(norm[row]):.4g}"
+            f"{of}row {first_row + row} must be finite and of unit length, its length was {float(norm[row]):.4g}"
         )
     return rows
 

@@ -6,7 +6,6 @@ Cost: 2 x a x b x d operations, at 0.75 to 0.9 of the machine's matrix product w
 for each pair that is scored again.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lvd.tasks.algorithms.graph import strongest
-from lvd.tasks.algorithms.neighbours import MAX_NORM, SCALE, SCREEN_MARGIN
+from lvd.tasks.algorithms.neighbours import SCALE, SCREEN_MARGIN, lowest_kept
 
 if TYPE_CHECKING:
     import torch
@@ -32,19 +31,6 @@ class Pairs(NamedTuple):
     similarity: np.ndarray
 
 
-def on_device(vectors: np.ndarray, device: str) -> "torch.Tensor":
-    """The rows as (n, d) float32 there. Raises ValueError for a row that is not finite or longer than a unit row."""
-    import torch
-
-    rows = torch.from_numpy(np.array(vectors, order="C")).to(device).float()
-    norm = torch.linalg.vector_norm(rows, dim=1)
-    wrong = torch.nonzero(~(norm <= MAX_NORM))
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(f"row {row} must be finite and of unit length, its length was {float(norm[row]):.4g}")
-    return rows
-
-
 def pairs_above(left: "torch.Tensor", right: "torch.Tensor", min_similarity: float) -> Iterator[Pairs]:
     """Every pair of a left and a right row with at least this similarity, tile by tile.
 
@@ -52,7 +38,7 @@ def pairs_above(left: "torch.Tensor", right: "torch.Tensor", min_similarity: flo
     """
     import torch
 
-    floor = math.ceil(min_similarity * SCALE - 1e-3)
+    floor = lowest_kept(min_similarity)
     bound = floor / SCALE - SCREEN_MARGIN
     for i in range(0, len(left), LEFT_TILE):
         a = left[i : i + LEFT_TILE]

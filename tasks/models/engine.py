@@ -119,11 +119,16 @@ def vector_column(table: pa.Table, name: str = "vector") -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
 
 
+def read_vectors(ref: ShardRef, name: str = "vector") -> np.ndarray:
+    """(n, d) array of a fixed-size-list column of a shard."""
+    return vector_column(read_table(ref, [name]), name)
+
+
 def vector_blocks(refs: list[ShardRef]) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, (b, d) float16) of one shard of vectors after another; rows counted over all of them."""
     first = 0
     for ref in refs:
-        vectors = vector_column(read_table(ref, ["vector"]))
+        vectors = read_vectors(ref)
         if len(vectors):
             yield first, vectors
         first += len(vectors)

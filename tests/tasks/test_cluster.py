@@ -40,7 +40,7 @@ def test_planted_clusters_are_found_and_every_image_has_its_cell(local_root: str
     vectors, centroids, target = fitted(local_root)
     table = read_table(centroids)
     assert table["cluster_id"].to_pylist() == list(range(BLOBS)) and centroids.rows == BLOBS
-    middle = cluster.read_centroids(centroids)
+    middle = engine.read_vectors(centroids)
     np.testing.assert_allclose(np.linalg.norm(middle.astype(np.float64), axis=1), 1, atol=1e-6)
 
     cells = assigned(local_root, vectors, centroids)
@@ -66,11 +66,11 @@ def test_a_fit_on_a_sample_counts_the_sample(local_root: str) -> None:
     _, centroids, _ = fitted(local_root, config)
     assert sum(read_table(centroids)["size"].to_pylist()) == 20
     _, other, _ = fitted(local_root + "2", config, seed=1)
-    assert not np.array_equal(cluster.read_centroids(centroids), cluster.read_centroids(other))
+    assert not np.array_equal(engine.read_vectors(centroids), engine.read_vectors(other))
 
 
 def test_the_start_is_seeded(local_root: str) -> None:
-    fits = [cluster.read_centroids(fitted(f"{local_root}{seed}", seed=seed)[1]).tobytes() for seed in range(4)]
+    fits = [engine.read_vectors(fitted(f"{local_root}{seed}", seed=seed)[1]).tobytes() for seed in range(4)]
     assert len({*fits}) > 1  # the same clusters in another order
 
 
@@ -104,4 +104,4 @@ def test_as_many_clusters_as_images(local_root: str) -> None:
     centroids = cluster.fit_centroids.fn(vectors, target, cluster.Config(num_clusters=5), 0)
     assert read_table(centroids)["size"].to_pylist() == [1] * 5
     found = np.concatenate([block for _, block in engine.vector_blocks(vectors)])
-    assert planted.cosine(found, cluster.read_centroids(centroids)).max(axis=1).min() > 0.999
+    assert planted.cosine(found, engine.read_vectors(centroids)).max(axis=1).min() > 0.999

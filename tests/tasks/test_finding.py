@@ -10,6 +10,7 @@ from lvd.infra.shards import ShardRef, StageDir, commit, read_table
 from lvd.tasks import finding, models, neighbours, schemas
 from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.decode import DecodeError, decode_rgb
+from lvd.tasks.models import engine
 from lvd.tests import copying
 from lvd.tests.drawing import CLASSES, draw
 from lvd.tests.tasks import planted
@@ -68,7 +69,7 @@ def test_only_the_cells_that_a_query_probes_are_compared(
     commit(probed, len(stored), config={}, inputs={})
     inverted = finding.Inverted(centroids=centroids, cells=probed.shards(), probes=probes)
     cell = np.concatenate([read_table(ref)["cell"].to_numpy() for ref in probed.shards()])
-    centres = neighbours.read_centroids(centroids)
+    centres = engine.read_vectors(centroids)
     near = np.argsort(-(queries.astype(np.float32) @ centres.T), axis=1)[:, :probes]
     there = np.flatnonzero(np.isin(cell, near))
     similarity = (queries.astype(np.float64) @ vectors.astype(np.float64).T).round(5)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lvd.tasks.algorithms import pairs
-from lvd.tasks.algorithms.pairs import Edges, on_device, pairs_above
+from lvd.tasks.algorithms.neighbours import on_device
+from lvd.tasks.algorithms.pairs import Edges, pairs_above
 from lvd.tests.tasks.planted import cosine, random_units
 
 
