@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint lock venv
+.PHONY: demo test lint lock venv pool pool-demo pool-down
 
 demo: venv  ## the miniature web, curated end to end under demo/
 	$(BIN)/lvd demo --root demo
@@ -27,5 +27,14 @@ $(READY): requirements.lock pyproject.toml
 
 lock: venv  ## recompiles requirements.lock; torch and torchvision must be of one default build
 	printf 'torch==2.13.0\ntorchvision==0.28.0\n' > .venv/constraints.txt
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra cpu --extra faces --extra dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra cpu --extra faces --extra ray --extra dev --universal --python-version 3.11 \
 		--constraint .venv/constraints.txt --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+
+pool: venv  ## a node pool on this machine: PostgreSQL, S3, Prefect, Ray of two nodes, a worker; under pool/
+	$(BIN)/python -m lvd.infra.pool up
+
+pool-demo: venv  ## the miniature web curated on that pool, on S3, by `prefect deployment run`
+	$(BIN)/python -m lvd.infra.pool demo
+
+pool-down: venv  ## ends every process of the pool
+	$(BIN)/python -m lvd.infra.pool down

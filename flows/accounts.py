@@ -133,6 +133,9 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
         accounts = [stage_dir(run, name).account() for name in names]
         label = "ledger" if stage.startswith("curated/") else stage
         shards, computed = sum(len(a["shard_rows"]) for a in accounts), record["computed"].get(stage, 0)
+        cost: Counter[str] = Counter()
+        for account in accounts:
+            cost.update(account.get("cost", {}))
         found.append(
             report.Timing(
                 stage=label,
@@ -141,6 +144,9 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
                 computed=shards if computed and stage in DECISIONS else computed,
                 **{key: sum(account[key] for account in accounts) for key in ("rows_in", "rows", "seconds")},
                 peak_memory_mb=max((account["peak_memory_mb"] for account in accounts), default=0),
+                read_bytes=cost["read_bytes"],
+                written_bytes=cost["written_bytes"],
+                gpu_seconds=cost["gpu_seconds"],
             )
         )
     place = {stage: index for index, stage in enumerate(ORDER)}

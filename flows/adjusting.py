@@ -3,15 +3,17 @@
 from typing import Any
 
 from lvd.flows.collected import Sources, shards_of
+from lvd.flows.dispatch import Call, call
 from lvd.flows.run import Run, Work
 from lvd.infra.shards import ShardRef, StageDir, fingerprint
 from lvd.tasks import adjusting, models
 from lvd.tasks.copies import Config
+from lvd.tasks.models import engine
 
 
 def background_identity(config: Config, seed: int) -> tuple[Any, ...]:
     """What tells a root's background from another one: the model, and how it is drawn."""
-    settings = config.model_dump(mode="json", include={*models.ModelSpec.model_fields, "batch_size"})
+    settings = engine.settings(config)
     whitening = config.whitening.model_dump() if config.whitening else None
     size = config.score_normalisation.sample_size if config.score_normalisation else None
     return adjusting.VERSION, settings, models.weights_digest(config), whitening, size, seed
@@ -34,12 +36,12 @@ def own_background(run: Run, pool: list[ShardRef]) -> StageDir:
     target = run.target("background", *background_identity(config, seed))
     size = config.score_normalisation.sample_size if config.score_normalisation else None
 
-    def submit(ref: ShardRef) -> Any:
-        return adjusting.fit_background.submit(pool, ref, config.whitening, size, seed)
+    def computing(ref: ShardRef) -> Call:
+        return call(adjusting.fit_background, pool, ref, config.whitening, size, seed)
 
     settings = {"whitening": config.whitening and config.whitening.model_dump(), "sample_size": size, "seed": seed}
     inputs = {"descriptors": list(dict.fromkeys(ref.directory for ref in pool))}
-    run.complete("copies", [Work(target=target, count=1, submit=submit, config=settings, inputs=inputs)])
+    run.complete("copies", [Work(target=target, count=1, call=computing, config=settings, inputs=inputs)])
     return target
 
 
@@ -62,12 +64,14 @@ def adjusted_vectors(run: Run, sources: Sources, described: dict[str, list[Stage
             measure = fingerprint("adjusted", adjusting.VERSION, said, directory.directory)
             target = run.named("adjusted", f"{measure[:24]}-{directory.fingerprint.rpartition('-')[2]}")
 
-            def submit(ref: ShardRef, shards: list[ShardRef] = shards) -> Any:
-                return adjusting.adjust_shard.submit(shards[ref.index], drawn, ref, normalisation, device=run.device)
+            def computing(ref: ShardRef, shards: list[ShardRef] = shards) -> Call:
+                return call(adjusting.adjust_shard, shards[ref.index], drawn, ref, normalisation, device=run.device)
 
             inputs = {"images": account["inputs"]["images"], "descriptors": directory.directory}
             config = {**account["config"], **said}
-            work = Work(target=target, count=len(shards), submit=submit, config=config, inputs=inputs)
+            work = Work(
+                target=target, count=len(shards), call=computing, device=run.device, config=config, inputs=inputs
+            )
             works.setdefault(name, []).append(work)
     run.complete("copies", [work for each in works.values() for work in each])
     return {name: [work.target for work in each] for name, each in works.items()}

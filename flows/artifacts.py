@@ -4,6 +4,7 @@ from typing import Any
 
 from lvd.flows.run import Run
 from lvd.infra.shards import StageDir
+from lvd.tasks.report import size
 
 
 def leave_artifacts(run: Run, stage: str, before: dict[str, int]) -> None:
@@ -19,16 +20,20 @@ def leave_artifacts(run: Run, stage: str, before: dict[str, int]) -> None:
 
 
 def counts(run: Run, directory: str) -> dict[str, Any]:
-    """One row of the table: rows in and out, reasons, seconds."""
+    """One row of the table: rows in and out, reasons, and what it cost."""
     stage, name = directory.rsplit("/", 1)
     account = StageDir(root=run.storage.root, stage=stage, fingerprint=name).account()
-    reasons = account["notes"].get("reasons") or account["reasons"]
+    reasons, cost = account["notes"].get("reasons") or account["reasons"], account.get("cost", {})
     return {
         "output": directory,
         "rows in": account["rows_in"],
         "rows": account["rows"],
         "reasons": ", ".join(f"{reason} {count}" for reason, count in reasons.items()),
         "seconds": account["seconds"],
+        "images/s": round(account["rows_in"] / account["seconds"], 1) if account["seconds"] else None,
+        "GPU hours": round(cost["gpu_seconds"] / 3600, 3) if "gpu_seconds" in cost else "–",
+        "read": size(cost["read_bytes"]) if "read_bytes" in cost else "–",
+        "written": size(cost["written_bytes"]) if "written_bytes" in cost else "–",
     }
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lvd.flows.server import ServerAway
 from lvd.infra.errors import InputError, RetryableError, ShardError
 
 app = typer.Typer(
@@ -25,11 +26,20 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="Overrides a f
 def main() -> None:
     """Runs a command and turns what goes wrong into an exit code."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")  # of every event that is lost
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "7")  # waits 2, 4, … 128 s, each ± 20 %: at least 200 s
+    os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")  # 500: its database is away
+    # A worker process that begins during an outage would fail at that check; `server.ask` does it, once.
+    os.environ.setdefault("PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
+    except ServerAway as error:
+        sys.stderr.write(f"lvd: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)  # else Prefect offers the server every event that is left, some seconds for each
     except InputError as error:
         sys.stderr.write(f"lvd: {error}\n")
         sys.exit(2)
@@ -83,12 +93,29 @@ def run_recipe(recipe: str, root: str | None, settings: list[str] | None) -> Non
 
 
 @app.command()
-def plan(recipe: str, root: Root = None, settings: Settings = None) -> None:
-    """What a recipe comes to: composition, shards, bytes, GPU-hours. Nothing is run."""
+def plan(
+    recipe: str,
+    root: Root = None,
+    settings: Settings = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measures image sizes and paces here first, and plans with them.")
+    ] = False,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many images are measured, at most.")] = 1000,
+    profile_out: Annotated[
+        str | None, typer.Option("--profile-out", help="A file for what was measured: YAML to paste below `plan:`.")
+    ] = None,
+) -> None:
+    """What a recipe comes to: composition, shards, bytes, GPU-hours or CPU-hours. Nothing is run."""
     from lvd.flows.recipe import load
-    from lvd.flows.show import show_plan
+    from lvd.flows.show import show_plan, show_profiled_plan
 
-    show_plan(load(recipe, root=root, settings=settings or ()))
+    parsed = load(recipe, root=root, settings=settings or ())
+    if profile:
+        show_profiled_plan(parsed, images, profile_out)
+    elif profile_out is not None:
+        raise InputError(f"--profile-out needs --profile, was {profile_out!r} without it: add --profile")
+    else:
+        show_plan(parsed)
 
 
 @app.command()

@@ -4,7 +4,8 @@ from collections import Counter
 from typing import Any
 
 from lvd.flows.collected import Gathered, Part, Sources
-from lvd.flows.run import Run, Work
+from lvd.flows.dispatch import Call, call, joint_call
+from lvd.flows.run import Run, Work, raise_first
 from lvd.flows.stage import stage
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir, commit
@@ -12,8 +13,6 @@ from lvd.tasks import crawl as crawl_stage
 from lvd.tasks import links as links_stage
 from lvd.tasks.sources import Partition, partitions
 from lvd.tasks.url_rules import rules_digest
-
-SHARDS_PER_TASK = 64  # of a manifest: some seconds of work
 
 
 def listed(run: Run) -> list[tuple[str, str, str, list[Partition]]]:
@@ -74,13 +73,15 @@ def user_agent(run: Run) -> str:
 
 def list_images(run: Run, parts: list[Part]) -> None:
     """The manifests of folders, tars and datasets."""
-    config, started = run.recipe.crawl, {}
-    for part in parts:
-        if part.manifest.directory not in started and run.needs(part.manifest):
-            future = crawl_stage.listed_shards.submit(part.manifest, part.partition, config)
-            started[part.manifest.directory] = part, future
-    for part, future in started.values():
-        close(part, future.result(), config.model_dump(mode="json"))
+    config = run.recipe.crawl
+    new = {part.manifest.directory: part for part in parts}
+    new = {directory: part for directory, part in new.items() if run.needs(part.manifest)}
+    calls = (call(crawl_stage.listed_shards, part.manifest, part.partition, config) for part in new.values())
+    outcomes = list(run.outcomes("crawl", calls, len(new)))
+    for outcome in outcomes:
+        if outcome.error is None:
+            close(new[outcome.call.arguments[0].directory], outcome.value, config.model_dump(mode="json"))
+    raise_first("crawl", [outcome for outcome in outcomes if outcome.error], len(new))
 
 
 def choose_links(run: Run, parts: list[Part], digest: str) -> None:
@@ -94,43 +95,43 @@ def choose_links(run: Run, parts: list[Part], digest: str) -> None:
     new = {p.manifest.directory: i for i, p in reversed([*enumerate(parts)]) if run.needs(p.manifest, 0)}
     ways = [(parts[i], links[i], verdicts[i], choices[i]) for i in sorted(new.values())]
 
-    run.complete("links", [reading(part.partition, target) for part, target, _, _ in ways])
-    run.complete("verdicts", [judging(found, target, config, agent, digest) for _, found, target, _ in ways])
+    run.complete("crawl", [reading(part.partition, target) for part, target, _, _ in ways])
+    run.complete("crawl", [judging(found, target, config, agent, digest) for _, found, target, _ in ways])
     for _, _, found, target in ways:
         if run.needs(target):
             count = crawl_stage.choose.submit(found.shards(), target, config).result()
             commit(target, count, config={"max_per_domain": limit}, inputs={"verdicts": found.directory})
-    for part, *found in ways:
-        run.needs(part.manifest)
-        close(part, write_manifest(part, found, config), config.model_dump(mode="json"))
+    run.complete("crawl", [writing(part, found, config) for part, *found in ways])
 
 
 def reading(partition: Partition, target: StageDir) -> Work:
-    def submit(ref: ShardRef) -> Any:
-        return links_stage.links_shard.submit(partition, ref)
+    def computing(ref: ShardRef) -> Call:
+        return call(links_stage.links_shard, partition, ref)
 
-    return Work(target=target, count=len(partition.files), submit=submit, inputs=named(partition))
+    return Work(target=target, count=len(partition.files), call=computing, inputs=named(partition))
 
 
 def judging(links: StageDir, target: StageDir, config: crawl_stage.Config, agent: str, digest: str) -> Work:
     refs = links.shards()
 
-    def submit(ref: ShardRef) -> Any:
-        return crawl_stage.verdicts_shard.submit(refs[ref.index], ref, config, agent, digest)
+    def computing(ref: ShardRef) -> Call:
+        return call(crawl_stage.verdicts_shard, refs[ref.index], ref, config, agent, digest)
 
     said = {"rules": config.rules.model_dump(mode="json"), "opt_out": config.opt_out, "digest": digest}
-    return Work(target=target, count=len(refs), submit=submit, config=said, inputs={"links": links.directory})
+    return Work(target=target, count=len(refs), call=computing, config=said, inputs={"links": links.directory})
 
 
-def write_manifest(part: Part, found: list[StageDir], config: crawl_stage.Config) -> int:
-    """Writes the missing shards, a group to a task; returns how many shards there are."""
+def writing(part: Part, found: list[StageDir], config: crawl_stage.Config) -> Work:
+    """The manifest's shards."""
     links, verdicts, choices = (directory.shards() for directory in found)
     count = max(1, -(-sum(ref.rows for ref in links) // config.rows_per_shard))
-    groups = [part.manifest.planned(count)[i : i + SHARDS_PER_TASK] for i in range(0, count, SHARDS_PER_TASK)]
-    futures = [crawl_stage.manifest_shards.submit(group, links, verdicts, choices, config) for group in groups]
-    for future in futures:
-        future.result()
-    return count
+    options = {"links": links, "verdicts": verdicts, "choices": choices, "config": config}
+
+    def computing(ref: ShardRef) -> Call:
+        return joint_call(crawl_stage.manifest_shards, ref, options)
+
+    said = config.model_dump(mode="json")
+    return Work(target=part.manifest, count=count, call=computing, config=said, inputs=named(part.partition))
 
 
 def close(part: Part, count: int, config: dict[str, Any]) -> None:

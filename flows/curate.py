@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from lvd.flows import pool
+from lvd.flows.accounts import timings
 from lvd.flows.collected import Cells, Matches, Sources
 from lvd.flows.crawling import crawl
 from lvd.flows.deduplication import copies, fingerprint
@@ -58,8 +59,8 @@ def execute(recipe: Recipe) -> Snapshot:
 
 def look(recipe: Recipe) -> Snapshot | None:
     """The snapshot of a recipe that has nothing left to compute, without Prefect; None if something is missing."""
-    if not is_drawn(recipe):
-        return None
+    if not is_drawn(recipe) or (recipe.compute.runner == "ray" and recipe.compute.gpus != 0):
+        return None  # what is not there to see: the miniature web, the GPUs of a cluster
     try:
         return chain(Run(recipe, looking=True))
     except NotComplete:
@@ -94,6 +95,7 @@ def close(
         ],
         "node": platform.node(),
     }
+    record["cost"] = [timing.model_dump() for timing in timings(run, record)]
     name = f"runs/{result.run_id}.json"
     run.storage.write_json(name, record)
     write_report(run, published, sources, survivors, cells, matches, record)

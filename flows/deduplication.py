@@ -1,9 +1,8 @@
 """The sub-flows that take copies out: fingerprint, copies."""
 
-from typing import Any
-
 from lvd.flows.adjusting import adjusted_vectors
 from lvd.flows.collected import Sources, shards_of
+from lvd.flows.dispatch import Call, call
 from lvd.flows.measuring import measured_vectors
 from lvd.flows.neighbours import Described, pool_edges, reference_edges
 from lvd.flows.run import Run, Work
@@ -27,11 +26,11 @@ def fingerprint(run: Run, sources: Sources, measures: list[StageDir], screened: 
         own = directory.shards()
         target = run.target("fingerprint", fingerprint_stage.VERSION, digest, directory.directory)
 
-        def submit(ref: ShardRef, own: list[ShardRef] = own) -> Any:
-            return fingerprint_stage.hash_shard.submit(own[ref.index], ref, fit_uri)
+        def computing(ref: ShardRef, own: list[ShardRef] = own) -> Call:
+            return call(fingerprint_stage.hash_shard, own[ref.index], ref, fit_uri)
 
         inputs = {"measures": directory.directory}
-        works.append(Work(target=target, count=len(own), submit=submit, config={"fit": digest}, inputs=inputs))
+        works.append(Work(target=target, count=len(own), call=computing, config={"fit": digest}, inputs=inputs))
     run.complete("fingerprint", works)
     hashes = [work.target for work in works]
     target = run.target(
@@ -57,11 +56,11 @@ def own_fit(run: Run, measures: list[ShardRef]) -> str:
     settings = {"sample_size": run.recipe.fingerprint.sample_size, "seed": run.recipe.seed}
     target = run.target("hash-fit", hash_fit.FIT_VERSION, *settings.values())
 
-    def submit(ref: ShardRef) -> Any:
-        return hash_fit.fit_hash.submit(measures, ref, **settings)
+    def computing(ref: ShardRef) -> Call:
+        return call(hash_fit.fit_hash, measures, ref, **settings)
 
     inputs = {"measures": list(dict.fromkeys(ref.directory for ref in measures))}
-    run.complete("fingerprint", [Work(target=target, count=1, submit=submit, config=settings, inputs=inputs)])
+    run.complete("fingerprint", [Work(target=target, count=1, call=computing, config=settings, inputs=inputs)])
     return run.storage.uri(f"{target.directory}/fit.npz")
 
 
@@ -79,7 +78,7 @@ def copies(run: Run, sources: Sources, unique: StageDir) -> StageDir:
         unique,
         config,
         copies_stage.VERSION,
-        copies_stage.describe_shard,
+        copies_stage.describe_shards,
     )
     if config.is_adjusted:
         described = adjusted_vectors(run, sources, described)

@@ -88,8 +88,7 @@ class Vectors(BaseModel, frozen=True):
 
     pool: list[ShardRef]
     references: list[ShardRef]
-    spec: models.ModelSpec
-    batch_size: int
+    spec: models.Inference
 
 
 class Looked(BaseModel, frozen=True):
@@ -131,13 +130,13 @@ class Stored:
         for target in self.stage(stage):
             found[is_reference(target.directory)] += target.shards()
         config = self.stage(stage)[0].account()["config"]
-        spec = models.ModelSpec(**{name: config[name] for name in models.ModelSpec.model_fields})
+        spec = models.Inference(**{name: config[name] for name in models.Inference.model_fields})
         if (weights := models.weights_digest(spec)) != config["weights"]:
             raise InputError(
                 f"model {spec.model} must be the one of the last run, {config['weights']}, was {weights}: "
                 "put its weights back, or run the recipe again"
             )
-        return Vectors(pool=found[False], references=found[True], spec=spec, batch_size=config["batch_size"])
+        return Vectors(pool=found[False], references=found[True], spec=spec)
 
     def adjusted(self, vectors: np.ndarray, image_ids: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
         """Descriptors as those of the last run, and their biases if it normalised scores."""
@@ -353,7 +352,7 @@ def look(stored: Stored, pictures: list[Picture], neighbours: int) -> list[Looke
 def vectors_at(pictures: list[Picture], vectors: Vectors, device: str) -> np.ndarray:
     """(n, d) float16 of the pictures; their files are read again, so that no more than one batch is in memory."""
     images = (Path(picture.path).read_bytes() for picture in pictures)
-    return vectors_of(images, vectors.spec, batch_size=vectors.batch_size, device=device)
+    return vectors_of(images, vectors.spec, device=device)
 
 
 def cells_of(queries: np.ndarray, centroids: ShardRef, device: str) -> list[Cell | None]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from lvd.flows import pool
 from lvd.flows.collected import Gathered, Part, Sources, shards_of
+from lvd.flows.dispatch import Call, call
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import commit_decision, stage
 from lvd.infra.shards import ShardRef, StageDir
@@ -23,14 +24,14 @@ def download(run: Run, sources: Sources) -> Sources:
         target = run.target("download", download_stage.VERSION, config.deciding(), part.manifest.directory)
         manifest = part.manifest.shards()
 
-        def submit(ref: ShardRef) -> Any:
-            return download_stage.download_shard.submit(manifest[ref.index], ref, config, share)
+        def computing(ref: ShardRef) -> Call:
+            return call(download_stage.download_shard, manifest[ref.index], ref, config, share)
 
         works.append(
             Work(
                 target=target,
                 count=len(manifest),
-                submit=submit,
+                call=computing,
                 config=config.model_dump(mode="json"),
                 inputs={"manifest": part.manifest.directory},
             )
@@ -62,11 +63,12 @@ def content(run: Run, sources: Sources) -> Sources:
         target = run.target("content", content_stage.VERSION, said, config.digests(), part.images.directory)
         images = part.images.shards()
 
-        def submit(ref: ShardRef) -> Any:
-            return content_stage.content_shard.submit(images[ref.index], ref, config, run.device)
+        def computing(ref: ShardRef) -> Call:
+            return call(content_stage.content_shard, images[ref.index], ref, config, device=run.device)
 
         inputs = {"images": part.images.directory}
-        works.append(Work(target=target, count=len(images), submit=submit, config=said, inputs=inputs))
+        work = Work(target=target, count=len(images), call=computing, config=said, inputs=inputs, device=run.device)
+        works.append(work)
         return part.model_copy(update={"content": target})
 
     def seen(gathered: Gathered, **models: Any) -> Gathered:
@@ -92,14 +94,14 @@ def screen(run: Run, sources: Sources) -> tuple[list[StageDir], StageDir]:
         images = part.images.shards()
         target = run.target("screen", screen_stage.VERSION, config.max_pixels, part.images.directory)
 
-        def submit(ref: ShardRef, images: list[ShardRef] = images) -> Any:
-            return screen_stage.screen_shard.submit(images[ref.index], ref, config.max_pixels)
+        def computing(ref: ShardRef, images: list[ShardRef] = images) -> Call:
+            return call(screen_stage.screen_shard, images[ref.index], ref, config.max_pixels)
 
         works.append(
             Work(
                 target=target,
                 count=len(images),
-                submit=submit,
+                call=computing,
                 config={"max_pixels": config.max_pixels},
                 inputs={"images": part.images.directory},
             )

@@ -1,7 +1,6 @@
 """The search for neighbours: which engine, the cells and what they are certified for, the edges."""
 
-from typing import Any
-
+from lvd.flows.dispatch import Call, call
 from lvd.flows.run import Run, Work
 from lvd.infra.shards import ShardRef, StageDir, commit
 from lvd.tasks import neighbours as search_stage
@@ -47,9 +46,9 @@ class Neighbours:
         if search.is_exact(self._pool.rows, self._asked.rows):
             count, how = len(self._pool.shards), ["exact"]
 
-            def submit(ref: ShardRef) -> Any:
+            def computing(ref: ShardRef) -> Call:
                 others = None if self._references is None else self._references.shards
-                return search_stage.exact_shard.submit(self._pool.shards, others, ref, **options)
+                return call(search_stage.exact_shard, self._pool.shards, others, ref, **options)
         else:
             pool = self._cells(self._pool)
             references = None if self._references is None else self._cells(self._references)
@@ -57,20 +56,20 @@ class Neighbours:
             count = num_groups(self._pool.rows)
             how = ["cells", found.probes, pool.probes[0].directory]
 
-            def submit(ref: ShardRef) -> Any:
-                return search_stage.cells_group.submit(pool, references, ref, probes=found.probes, **options)
+            def computing(ref: ShardRef) -> Call:
+                return call(search_stage.cells_group, pool, references, ref, probes=found.probes, **options)
 
         inputs = {"pool": self._pool.names, "references": self._references.names if self._references else None}
         target = self._run.target(stage, search_stage.VERSION, self._config.neighbors, self._floor, how, inputs, count)
         notes = {"engine": how[0], "recall": found.model_dump() if found else None}
         settings = {"k": self._config.neighbors, "min_similarity": self._floor}
-        work = Work(target=target, count=count, submit=submit, config=settings, inputs=inputs, notes=notes)
-        self._run.complete(FLOW, [work])
+        said = {"config": settings, "inputs": inputs, "notes": notes}
+        self._run.complete(FLOW, [Work(target=target, count=count, call=computing, device=self._run.device, **said)])
         return target
 
     def _cells(self, of: Described) -> Cells:
         """The pool's cells, and the probes of these descriptors."""
-        run, search, seed = self._run, self._config.search, self._run.recipe.seed
+        run, search, seed, device = self._run, self._config.search, self._run.recipe.seed, self._run.device
         num_cells = min(search.num_cells or usual_number(self._pool.rows), self._pool.rows)
         fitted = run.target("cells", search_stage.VERSION, num_cells, seed, self._pool.names)
         if run.needs(fitted):
@@ -80,18 +79,17 @@ class Neighbours:
         (centroids,) = fitted.shards()
         probes = run.target("probes", search_stage.VERSION, search.max_probes, fitted.directory, of.names)
 
-        def submit(ref: ShardRef) -> Any:
-            return search_stage.probe_shard.submit(
-                of.shards[ref.index], centroids, ref, max_probes=search.max_probes, device=run.device
-            )
+        def computing(ref: ShardRef) -> Call:
+            most = search.max_probes
+            return call(search_stage.probe_shard, of.shards[ref.index], centroids, ref, max_probes=most, device=device)
 
         inputs = {"cells": fitted.directory, "descriptors": of.names}
-        run.complete(FLOW, [Work(target=probes, count=len(of.shards), submit=submit, inputs=inputs)])
+        run.complete(FLOW, [Work(target=probes, count=len(of.shards), call=computing, inputs=inputs, device=device)])
         return Cells(centroids=centroids, descriptors=tuple(of.shards), probes=tuple(probes.shards()))
 
     def _certified(self, stage: str, pool: Cells, references: Cells | None) -> Recall:
         """How many probes find enough. Raises ShardError with the numbers if none do."""
-        run, search, seed = self._run, self._config.search, self._run.recipe.seed
+        run, search, seed, device = self._run, self._config.search, self._run.recipe.seed, self._run.device
         asked = pool if references is None else references
         drawn = run.target(
             "queries", search_stage.VERSION, stage, search.recall_queries, seed, asked.probes[0].directory
@@ -104,13 +102,11 @@ class Neighbours:
         (queries,) = drawn.shards()
         truth = run.target("truth", search_stage.VERSION, self._floor, drawn.directory, pool.probes[0].directory)
 
-        def submit(ref: ShardRef) -> Any:
-            return search_stage.true_pairs_shard.submit(
-                queries, pool, ref, min_similarity=self._floor, device=run.device
-            )
+        def computing(ref: ShardRef) -> Call:
+            return call(search_stage.true_pairs_shard, queries, pool, ref, min_similarity=self._floor, device=device)
 
         inputs = {"queries": drawn.directory, "pool": self._pool.names}
-        run.complete(FLOW, [Work(target=truth, count=len(pool.probes), submit=submit, inputs=inputs)])
+        run.complete(FLOW, [Work(target=truth, count=len(pool.probes), call=computing, inputs=inputs, device=device)])
         bound = self._thresholds.min_similarity if references is None else self._thresholds.benchmark_min_similarity
         found = search_stage.certified(truth.shards(), queries.rows, search, min_similarity=bound, seed=seed)
         search_stage.demand(found, search, min_similarity=bound, num_cells=pool.centroids.rows)

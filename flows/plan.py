@@ -1,4 +1,4 @@
-"""What a recipe comes to before anything is run: its composition, shards, bytes and GPU-hours."""
+"""What a recipe comes to before anything is run: its composition, shards, bytes, GPU-hours and CPU-hours."""
 
 from typing import Any
 
@@ -16,6 +16,7 @@ from lvd.tasks.sources import num_rows, partitions
 
 VECTOR_BYTES_PER_VALUE = 2  # float16
 GPU_FLOPS = 1e13  # float32 products: of a V100, which reaches about 14
+CORE_FLOPS = 3e10  # float32 products: of one core with AVX2
 DECISION_BYTES = 300  # per pool image, in the one process that decides
 
 
@@ -77,8 +78,15 @@ class Load(BaseModel, frozen=True):
     read_bytes: int
     written_bytes: int
     memory_bytes: int  # of its largest process, beside models and libraries
-    gpu_hours: float | None = None  # of the models, at the expected pace; searches and k-means are not counted
-    hours: float | None = None  # on the GPUs of the pool
+    gpu_hours: float | None = None  # of models and of the search through cells, at the expected pace
+    cpu_hours: float | None = None  # of one core; None where no pace is known
+    hours: float | None = None  # on all the GPUs or cores that are expected
+
+
+def check_drawn(recipe: Recipe) -> None:
+    """Raises InputError if the recipe's sources are in a miniature web that is not there yet."""
+    if not is_drawn(recipe):
+        raise InputError("recipe.miniature is drawn by its first run: run it once, then plan it")
 
 
 def counted(recipe: Recipe) -> Recipe:
@@ -86,8 +94,7 @@ def counted(recipe: Recipe) -> Recipe:
 
     Raises InputError if a source is not there.
     """
-    if not is_drawn(recipe):
-        raise InputError("recipe.miniature is drawn by its first run: run it once, then plan it")
+    check_drawn(recipe)
     counts: dict[str, int] = {}  # of archives nobody knows: for them the recipe says it
     entries = [(f"recipe.curated[{i}]", c.name, c.source) for i, c in enumerate(recipe.curated) if c.num_images is None]
     pool = recipe.plan.pool_images == 0
@@ -120,14 +127,19 @@ def loads(recipe: Recipe) -> list[Load]:
         numbers = {"images": images, "read_bytes": images * read, "written_bytes": images * written}
         return Load(stage=stage, memory_bytes=memory, **{"shards": -(-candidates // rows), **numbers, **more})
 
-    def on_gpus(images: int, per_second: float) -> dict[str, float]:
-        hours = images / per_second / 3600
-        return {"gpu_hours": hours, "hours": hours / expect.gpus}
+    def at_pace(images: int, per_gpu_second: float, per_core_second: float | None) -> dict[str, float]:
+        if per_core_second is None:
+            hours = images / per_gpu_second / 3600
+            return {"gpu_hours": hours, "hours": hours / expect.gpus}
+        hours = images / per_core_second / 3600
+        return {"cpu_hours": hours, "hours": hours / expect.cores}
+
+    screened = expect.screened_per_core_second
 
     return [
         load("crawl", candidates, 400, 380, candidates + 24 * min(candidates, BUCKET_ROWS)),
         load("download", candidates, size, size, HELD_BYTES),
-        load("screen", candidates, size, 1100, BATCH_BYTES),
+        load("screen", candidates, size, 1100, BATCH_BYTES, **at_pace(candidates, 1, screened) if screened else {}),
         load("fingerprint", candidates, 1100, 50, DECISION_BYTES * candidates),
         load(
             "copies",
@@ -135,19 +147,26 @@ def loads(recipe: Recipe) -> list[Load]:
             size,
             descriptor,
             DECISION_BYTES * candidates,
-            **on_gpus(unique, expect.descriptors_per_gpu_second),
+            **at_pace(unique, expect.descriptors_per_gpu_second, expect.descriptors_per_core_second),
         ),
-        neighbours(recipe, unique, load, on_gpus),
-        load("embed", left, size, vector, BATCH_BYTES, **on_gpus(left, expect.embeddings_per_gpu_second)),
+        neighbours(recipe, unique, load, at_pace),
+        load(
+            "embed",
+            left,
+            size,
+            vector,
+            BATCH_BYTES,
+            **at_pace(left, expect.embeddings_per_gpu_second, expect.embeddings_per_core_second),
+        ),
         load("cluster", left, vector, 60, sample * expect.vector_values * 4),
         load("publish", selected, size, size, 2 * BATCH_BYTES, shards=-(-selected // recipe.publish.rows_per_shard)),
     ]
 
 
-def neighbours(recipe: Recipe, images: int, load: Any, on_gpus: Any) -> Load:
+def neighbours(recipe: Recipe, images: int, load: Any, at_pace: Any) -> Load:
     """The search for copies in the pool. Through cells all descriptors are read once for each group of cells.
 
-    load, on_gpus: as in `loads`.
+    load, at_pace: as in `loads`.
     """
     values, search = recipe.plan.descriptor_values, recipe.copies.search
     vector, groups = values * VECTOR_BYTES_PER_VALUE, cells.num_groups(images)
@@ -155,6 +174,8 @@ def neighbours(recipe: Recipe, images: int, load: Any, on_gpus: Any) -> Load:
         return load("neighbours", images, vector * images // 2 // recipe.crawl.rows_per_shard, 0, 2 * BATCH_BYTES)
     number = search.num_cells or cells.usual_number(images)
     compared = number + search.max_probes * images / number  # vectors that each one is multiplied with, at most
-    work = {"shards": groups, **on_gpus(images, GPU_FLOPS / (2 * values * compared))}
+    products = 2 * values * compared
+    core_pace = CORE_FLOPS / products if recipe.plan.gpus == 0 else None
+    work = {"shards": groups, **at_pace(images, GPU_FLOPS / products, core_pace)}
     probes = 4 + 4 * search.max_probes
     return load("neighbours", images, vector * (2 + groups), probes, vector * images // groups, **work)

@@ -35,7 +35,7 @@ def check_models(recipe: Recipe) -> None:
     copy_thresholds(recipe.copies)
     if recipe.fingerprint.fit:
         hash_fit.read_fit(recipe.fingerprint.fit)
-    if recipe.compute.gpus != "auto":
+    if recipe.compute.gpus != "auto" and recipe.compute.runner == "local":
         pool.device(recipe.compute)
     pool.task_runner(recipe.compute)
 
@@ -58,7 +58,7 @@ def check_root(run: Run) -> None:
             parent = next(p for p in (root, *root.parents) if p.exists())
             Path(tempfile.mkdtemp(dir=parent)).rmdir()
         else:
-            storage.fs.ls(storage.path.split("/")[0])
+            storage.names("")
     except storage.errors as error:
         reason = " ".join(str(error).split())
         raise InputError(

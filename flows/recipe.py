@@ -21,6 +21,9 @@ from lvd.tasks import retrieve as retrieve_stage
 from lvd.tasks import screen as screen_stage
 from lvd.tasks.sources import Source
 
+Stage = Literal[
+    *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
+]
 UNION_TAGS = (
     "source",
     "urls",
@@ -65,13 +68,22 @@ class CuratedCollection(Collection):
     )  # for `lvd plan` only: clusters that hold at least `min_queries` of its images
 
 
+class Resources(Strict):
+    """What one task asks for on a cluster. null: one core; for models on GPUs one GPU and its share of the cores."""
+
+    cpus: float | None = Field(None, gt=0)
+    gpus: float | None = Field(None, ge=0)  # 0.5: two tasks share one
+    memory_gb: float | None = Field(None, gt=0)
+
+
 class Compute(Strict):
     """Where the work runs."""
 
     runner: Literal["local", "ray"] = "local"
     address: str | None = None  # of the Ray cluster; null starts one on this machine
     cpu_workers: int | Literal["auto"] = Field("auto")  # tasks at once; auto: the cores of this machine
-    gpus: int | Literal["auto"] = "auto"  # 0 computes on the CPU; auto uses a GPU where there is one
+    gpus: int | Literal["auto"] = "auto"  # of this machine; 0 computes on the CPU; auto uses all that there are
+    resources: dict[Stage, Resources] = {}  # for `ray`: what a task of a stage asks for
 
     @model_validator(mode="after")
     def _positive(self) -> "Compute":
@@ -92,7 +104,10 @@ class Miniature(Strict):
 
 
 class Expectations(Strict):
-    """For `lvd plan` only: what cannot be counted before it is there, and the pace of the machines."""
+    """For `lvd plan` only: what cannot be counted before it is there, and the pace of the machines.
+
+    `lvd plan --profile` measures the bytes of an image, the values of vectors and every pace.
+    """
 
     pool_images: int = Field(0, ge=0)
     mean_image_bytes: int = Field(110_000, ge=1)
@@ -102,7 +117,19 @@ class Expectations(Strict):
     descriptor_values: int = Field(512, ge=1)
     descriptors_per_gpu_second: float = Field(1000, gt=0)
     embeddings_per_gpu_second: float = Field(100, gt=0)
-    gpus: int = Field(1, ge=1)
+    # null: that model runs on GPUs; else on processors, so many images in a second of one core
+    descriptors_per_core_second: float | None = Field(None, gt=0)
+    embeddings_per_core_second: float | None = Field(None, gt=0)
+    screened_per_core_second: float | None = Field(None, gt=0)  # null: its hours are not planned
+    gpus: int = Field(1, ge=0)  # 0: there are none, and the search for copies runs on processors too
+    cores: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _placed(self) -> "Expectations":
+        for name in ("descriptors", "embeddings"):
+            if self.gpus == 0 and getattr(self, f"{name}_per_core_second") is None:
+                raise ValueError(f"{name}_per_core_second must be given where gpus is 0: measure it with --profile")
+        return self
 
 
 class Recipe(Strict):

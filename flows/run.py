@@ -1,18 +1,19 @@
 """One run of the chain: what it was asked, what it found on storage, what it computed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from lvd.flows import pool
+from lvd.flows import dispatch, pool
+from lvd.flows.dispatch import Call, Outcome
+from lvd.flows.progress import Progress, Unseen
 from lvd.flows.recipe import Recipe
 from lvd.infra.errors import InputError, ShardError
 from lvd.infra.shards import ShardRef, StageDir, commit, fingerprint
 from lvd.infra.storage import Storage
-
-MAX_IN_FLIGHT = 256
 
 
 class NotComplete(Exception):
@@ -20,11 +21,15 @@ class NotComplete(Exception):
 
 
 class Work(BaseModel):
-    """The shards of one stage directory: what they are, and how one of them is submitted."""
+    """The shards of one stage directory: what they are, and how one of them is computed.
+
+    device: the kind that they ask for; what takes an argument `device` is given its own one of that kind.
+    """
 
     target: StageDir
     count: int
-    submit: Callable[[ShardRef], Any]  # a shard to compute → a Prefect future
+    call: Callable[[ShardRef], Call]  # what computes a shard
+    device: str = "cpu"
     config: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
     notes: dict[str, Any] = {}
@@ -36,16 +41,14 @@ class Run:
     looking: nothing is computed; a stage that is not complete raises NotComplete.
     """
 
-    def __init__(
-        self, recipe: Recipe, *, looking: bool = False, progress: Callable[[str, int, int], None] | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, *, looking: bool = False, progress: Progress | None = None) -> None:
         self.recipe = recipe
         self.storage = Storage(recipe.root)
         self.looking = looking
         self.computed: dict[str, int] = {}  # stage → shards computed now
         self.directories: dict[str, list[str]] = {}  # stage → its directories
         self.started = time.time()
-        self._progress = progress or (lambda stage, done, total: None)
+        self._progress = progress or Unseen()
 
     @property
     def device(self) -> str:
@@ -73,42 +76,47 @@ class Run:
         return True
 
     def complete(self, stage: str, works: list[Work]) -> None:
-        """Computes the missing shards of all works, a bounded number at a time, then commits every work.
+        """Computes the missing shards of all works, as many at once as the pool has room for; commits every work.
 
         A shard that fails leaves the others alone. Raises InputError if one failed because the user must act, else
         ShardError with what failed; what is done stays done.
         """
         different = {work.target.directory: work for work in works}.values()  # pool and benchmark may share images
         open_works = [work for work in different if self.needs(work.target, 0)]
-        missing = [(work, ref) for work in open_works for ref in work.target.missing(work.count)]
-        failures: list[tuple[str, BaseException]] = []
-        in_flight: list[tuple[str, Any]] = []
-        self._progress(stage, 0, len(missing))
-        for done, (work, ref) in enumerate(missing, 1):
-            in_flight.append((ref.name(), work.submit(ref)))
-            self.computed[work.target.stage] += 1
-            if len(in_flight) >= MAX_IN_FLIGHT:
-                self._settle(in_flight.pop(0), failures)
-            self._progress(stage, done - len(in_flight), len(missing))
-        for done, waiting in enumerate(in_flight, len(missing) - len(in_flight) + 1):
-            self._settle(waiting, failures)
-            self._progress(stage, done, len(missing))
-        for _, error in failures:
-            if isinstance(error, InputError):
-                raise error
-        if failures:
-            name, error = failures[0]
-            what = f"{len(failures)} of {len(missing)} shards failed, first {name}"
-            raise ShardError(f"{stage}: {what}: {type(error).__name__}: {error}") from error
+        missing = {work.target.directory: work.target.missing(work.count) for work in open_works}
+        for work in open_works:
+            self.computed[work.target.stage] += len(missing[work.target.directory])
+        failed: list[Outcome] = []
+        for device in sorted({work.device for work in open_works}):
+            mine = [work for work in open_works if work.device == device]
+            number = sum(len(missing[work.target.directory]) for work in mine)
+            calls = (replace(work.call(ref), ref=ref) for work in mine for ref in missing[work.target.directory])
+            for outcome in self.outcomes(stage, calls, number, device):
+                if outcome.error is not None:
+                    failed.append(outcome)
+        raise_first(stage, failed, sum(map(len, missing.values())))
         for work in open_works:
             commit(work.target, work.count, config=work.config, inputs=work.inputs, notes=work.notes)
 
-    @staticmethod
-    def _settle(waiting: tuple[str, Any], failures: list[tuple[str, BaseException]]) -> None:
-        name, future = waiting
-        error = future.result(raise_on_failure=False)
-        if isinstance(error, BaseException):
-            failures.append((name, error))
+    def outcomes(self, stage: str, calls: Iterable[Call], number: int, device: str = "cpu") -> Iterator[Outcome]:
+        """What became of every call, as they are done."""
+        if not number:
+            return
+        with self._progress.stage(stage, number) as show:
+            for outcome in dispatch.outcomes(calls, self.recipe.compute, stage, device, number):
+                show(outcome)
+                yield outcome
+
+
+def raise_first(stage: str, failed: list[Outcome], number: int) -> None:
+    """Raises InputError or ShardError for the first failure, if there is one; of the user's own, the first of those."""
+    for outcome in failed:
+        if isinstance(outcome.error, InputError):
+            raise outcome.error
+    if failed:
+        error, ref = failed[0].error, failed[0].call.ref
+        what = f"{len(failed)} of {number} shards failed, first {ref.name() if ref else failed[0].call.function}"
+        raise ShardError(f"{stage}: {what}: {type(error).__name__}: {error}") from error
 
 
 class Snapshot(BaseModel, frozen=True):

@@ -5,6 +5,7 @@ from typing import Any
 
 from lvd.flows import versions
 from lvd.flows.collected import Cells, Matches, Part, Sources, shards_of
+from lvd.flows.dispatch import Call, call
 from lvd.flows.measuring import measured_vectors
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
@@ -28,7 +29,7 @@ def embed(run: Run, sources: Sources, survivors: StageDir) -> dict[str, list[Sta
         survivors,
         config,
         embed_stage.VERSION,
-        embed_stage.embed_shard,
+        embed_stage.embed_shards,
     )
 
 
@@ -39,21 +40,21 @@ def cluster(run: Run, sources: Sources, vectors: dict[str, list[StageDir]]) -> C
     refs = shards_of(vectors["pool"], sources.pool)
     centroids = run.target("centroids", cluster_stage.VERSION, config.model_dump(), run.recipe.seed, directories)
 
-    def fit(ref: ShardRef) -> Any:
-        return cluster_stage.fit_centroids.submit(refs, ref, config, run.recipe.seed)
+    def fit(ref: ShardRef) -> Call:
+        return call(cluster_stage.fit_centroids, refs, ref, config, run.recipe.seed)
 
     run.complete(
         "cluster",
-        [Work(target=centroids, count=1, submit=fit, config=config.model_dump(), inputs={"vectors": directories})],
+        [Work(target=centroids, count=1, call=fit, config=config.model_dump(), inputs={"vectors": directories})],
     )
     cells = run.target("cluster", cluster_stage.VERSION, centroids.directory)
     centroid_ref = centroids.shards()[0]
 
-    def assign(ref: ShardRef) -> Any:
-        return cluster_stage.assign_shard.submit(refs[ref.index], centroid_ref, ref)
+    def assign(ref: ShardRef) -> Call:
+        return call(cluster_stage.assign_shard, refs[ref.index], centroid_ref, ref)
 
     run.complete(
-        "cluster", [Work(target=cells, count=len(refs), submit=assign, inputs={"centroids": centroids.directory})]
+        "cluster", [Work(target=cells, count=len(refs), call=assign, inputs={"centroids": centroids.directory})]
     )
     return Cells(centroids=centroids, cells=cells)
 
@@ -80,22 +81,29 @@ def retrieve(run: Run, sources: Sources, vectors: dict[str, list[StageDir]], cel
             candidates = found[name].shards()
             target = run.target("retrieve", retrieve_stage.VERSION, settings, found[name].directory)
 
-            def submit(
+            def computing(
                 ref: ShardRef, name: str = name, policy: Any = policy, candidates: list[ShardRef] = candidates
-            ) -> Any:
-                return retrieve_stage.retrieve_sample.submit(name, candidates, pool_refs, ref, policy, config)
+            ) -> Call:
+                return call(retrieve_stage.retrieve_sample, name, candidates, pool_refs, ref, policy, config)
 
             inputs = {"candidates": found[name].directory}
         else:
             inputs = {"cells": cells.cells.directory, "queries": [d.directory for d in vectors[name]]}
             target = run.target("retrieve", retrieve_stage.VERSION, settings, seed, inputs)
 
-            def submit(ref: ShardRef, name: str = name, policy: Any = policy) -> Any:
-                return retrieve_stage.retrieve_cluster.submit(
-                    name, queries[name], cells.centroids.shards()[0], cells.cells.shards(), ref, policy, seed
+            def computing(ref: ShardRef, name: str = name, policy: Any = policy) -> Call:
+                return call(
+                    retrieve_stage.retrieve_cluster,
+                    name,
+                    queries[name],
+                    cells.centroids.shards()[0],
+                    cells.cells.shards(),
+                    ref,
+                    policy,
+                    seed,
                 )
 
-        works.append(Work(target=target, count=1, submit=submit, config=settings, inputs=inputs))
+        works.append(Work(target=target, count=1, call=computing, config=settings, inputs=inputs))
         settled[name] = target
     run.complete("retrieve", works)
     return Matches(by_collection=settled)
@@ -112,12 +120,11 @@ def _search(
     inputs = {"pool": [d.directory for d in vectors["pool"]], "queries": [d.directory for d in vectors[name]]}
     target = run.target("candidates", retrieve_stage.VERSION, depth, inputs)
 
-    def submit(ref: ShardRef) -> Any:
-        return retrieve_stage.search_shard.submit(queries[ref.index], pool_refs, ref, depth=depth, device=run.device)
+    def computing(ref: ShardRef) -> Call:
+        return call(retrieve_stage.search_shard, queries[ref.index], pool_refs, ref, depth=depth, device=run.device)
 
-    return Work(
-        target=target, count=len(queries), submit=submit, config={"collection": name, "depth": depth}, inputs=inputs
-    )
+    config = {"collection": name, "depth": depth}
+    return Work(target=target, count=len(queries), call=computing, device=run.device, config=config, inputs=inputs)
 
 
 @stage
@@ -157,9 +164,9 @@ def publish(
     version = versions.version_of(run, fingerprint("version", identity))
 
     ledger = run.named(f"curated/{version}", "ledger")
-    submit = _ledger_shards(all_parts, len(curated_parts), selection, survivors.shards(), vector_refs)
+    computing = _ledger_shards(all_parts, len(curated_parts), selection, survivors.shards(), vector_refs)
     count = sum(len(refs) for refs in images)
-    run.complete("publish", [Work(target=ledger, count=count, submit=submit, inputs=inputs)])
+    run.complete("publish", [Work(target=ledger, count=count, call=computing, inputs=inputs)])
     candidates = sum(part.manifest.account()["rows_in"] for part in all_parts)
     states = ledger_stage.check_balance(ledger.shards(), candidates)
 
@@ -168,19 +175,19 @@ def publish(
     blur = publish_stage.Blur(min_score=faces.blur_min_score) if faces else None
     looked = [publish_stage.Looked(images=i, content=c) for i, c in zip(images, content, strict=True)]
 
-    def write(ref: ShardRef) -> Any:
-        return publish_stage.publish_shard.submit(chosen_refs[ref.index], looked, ref, blur)
+    def write(ref: ShardRef) -> Call:
+        return call(publish_stage.publish_shard, chosen_refs[ref.index], looked, ref, blur)
 
     settings = config.model_dump()
-    work = Work(target=dataset, count=len(chosen_refs), submit=write, config=settings, inputs=inputs)
+    work = Work(target=dataset, count=len(chosen_refs), call=write, config=settings, inputs=inputs)
     run.complete("publish", [work])
     return versions.Published(version=version, dataset=dataset, ledger=ledger, states=states, candidates=candidates)
 
 
 def _ledger_shards(
     parts: list[Part], num_curated: int, selection: StageDir, fates: list[ShardRef], vectors: list[ShardRef]
-) -> Callable[[ShardRef], Any]:
-    """How a shard of the ledger is submitted: one for every shard of images, the included curated ones first."""
+) -> Callable[[ShardRef], Call]:
+    """How a shard of the ledger is computed: one for every shard of images, the included curated ones first."""
     chosen, places = selection.shards(), [notes["places"] for notes in selection.account()["shard_notes"]]
     each = [
         (number, index, manifest, images)
@@ -190,13 +197,13 @@ def _ledger_shards(
     content = [part.content.shards() if part.content else [] for part in parts[:num_curated]]
     pool_starts = sum(number < num_curated for number, *_ in each)
 
-    def submit(ref: ShardRef) -> Any:
+    def computing(ref: ShardRef) -> Call:
         number, index, manifest, images = each[ref.index]
         held = publish_stage.holding(chosen, places, number, images)
         if number < num_curated:
             seen = content[number][index : index + 1]
-            return ledger_stage.curated_shard.submit(manifest, images, seen, held, number, ref)
+            return call(ledger_stage.curated_shard, manifest, images, seen, held, number, ref)
         index = ref.index - pool_starts
-        return ledger_stage.pool_shard.submit(manifest, images, fates[index], vectors[index], held, number, ref)
+        return call(ledger_stage.pool_shard, manifest, images, fates[index], vectors[index], held, number, ref)
 
-    return submit
+    return computing

@@ -13,10 +13,14 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from lvd.infra.errors import RetryableError
+from lvd.infra.errors import InputError, RetryableError
 
 START_TIMEOUT_S = 120.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ServerAway(RetryableError):
+    """Prefect's server was asked in vain, for as long as Prefect's client tries."""
 
 
 @contextlib.contextmanager
@@ -27,8 +31,10 @@ def prefect_server() -> Iterator[None]:
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    if PREFECT_API_URL.value():
-        yield
+    if configured := PREFECT_API_URL.value():
+        with answering(configured, "start it, or correct PREFECT_API_URL, and "):
+            ask()
+            yield
         return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -37,7 +43,7 @@ def prefect_server() -> Iterator[None]:
     try:
         url = f"http://127.0.0.1:{port}/api"
         wait_until_healthy(url, process)
-        with temporary_settings(updates={PREFECT_API_URL: url}):
+        with answering(url), temporary_settings(updates={PREFECT_API_URL: url}):
             yield
     finally:
         process.terminate()
@@ -46,6 +52,40 @@ def prefect_server() -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def answering(url: str, remedy: str = "") -> Iterator[None]:
+    """Raises ServerAway, in one line, where Prefect's client gives up on its server in what is inside."""
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, httpx.HTTPStatusError):  # its text has the URL, password and all
+            said = f"it said {error.response.status_code} {error.response.reason_phrase}"
+        raise ServerAway(
+            f"Prefect's server at {httpx.URL(url).copy_with(userinfo=b'')} must answer, was asked in vain ({said}): "
+            f"{remedy}run the same command again; what is done stays done"
+        ) from error
+
+
+def ask() -> None:
+    """Returns if the configured server answers and is of a fitting version: Prefect itself does not look, see `cli`.
+
+    Raises httpx's error if it does not answer, at once, as the run has not begun; InputError for another version.
+    """
+    from prefect import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        if (error := client.api_healthcheck()) is not None:
+            raise error
+        try:
+            client.raise_for_api_version_mismatch()
+        except RuntimeError as error:
+            raise InputError(f"Prefect's server must be of this Prefect's major version: {error}") from error
 
 
 def command(port: int) -> list[str]:

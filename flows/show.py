@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,11 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from lvd.flows.miniature import folder_of
-from lvd.flows.recipe import Recipe, load
+from lvd.flows.progress import pace
+from lvd.flows.recipe import Expectations, Recipe, load
 from lvd.flows.run import Snapshot
+from lvd.infra.errors import InputError
 from lvd.infra.storage import Storage
 
 STAGES = ("crawl", "download", "screen", "fingerprint", "copies", "embed", "retrieve", "publish")
+PACES = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
@@ -78,13 +82,72 @@ def show_plan(recipe: Recipe) -> None:
         rows.add_row(line.name, f"{line.images:,}", line.retrieval, retrieved, f"{line.final:,}")
     rows.add_row("sum", "", "", "", f"{sum(line.final for line in lines):,}", style="bold")
     console.print(rows)
-    columns = ("images", "shards", "read", "written", "memory", "GPU-hours", "hours")
-    work = table(f"load, with {recipe.plan.gpus} GPUs", "stage", *columns, numbers=columns)
-    for load_ in loads(recipe):
-        hours = ["–" if value is None else f"{value:,.1f}" for value in (load_.gpu_hours, load_.hours)]
+    found = loads(recipe)
+    paces = [name for name in ("gpu_hours", "cpu_hours") if any(getattr(one, name) is not None for one in found)]
+    columns = ("images", "shards", "read", "written", "memory", *(PACES[name] for name in paces), "hours")
+    work = table(f"load, with {machines(recipe.plan, paces)}", "stage", *columns, numbers=columns)
+    for load_ in found:
+        hours = [getattr(load_, name) for name in (*paces, "hours")]
         sizes = [size(value) for value in (load_.read_bytes, load_.written_bytes, load_.memory_bytes)]
-        work.add_row(load_.stage, f"{load_.images:,}", f"{load_.shards:,}", *sizes, *hours)
+        work.add_row(load_.stage, f"{load_.images:,}", f"{load_.shards:,}", *sizes, *map(hours_said, hours))
     console.print(work)
+
+
+def machines(expected: Expectations, paces: list[str]) -> str:
+    """The GPUs and cores that hours are reckoned with."""
+    counts = {"gpu_hours": (expected.gpus, "GPU"), "cpu_hours": (expected.cores, "core")}
+    chosen = [counts[name] for name in paces]
+    return " and ".join(f"{number:,} {what}{'s' if number != 1 else ''}" for number, what in chosen)
+
+
+def hours_said(hours: float | None) -> str:
+    """Hours with as many digits as they need; a dash where they are not known."""
+    if hours is None:
+        return "–"
+    if 0 < hours < 0.01:
+        return "< 0.01"
+    return f"{hours:,.1f}" if hours >= 1 or hours == 0 else f"{hours:.2g}"
+
+
+def show_profiled_plan(recipe: Recipe, images: int, out: str | None) -> None:
+    """What was measured on this machine, and the plan by it. out: a file that keeps it.
+
+    Raises InputError, before anything is measured, if that file cannot be written.
+    """
+    from lvd.flows.profile import profile
+
+    file = Path(out) if out is not None else None
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise InputError(f"--profile-out must be a file in a folder that exists, was {out!r}: name another")
+    with Console(stderr=True).status("measuring images and models"):
+        measured = profile(recipe, images)
+    show_profile(measured)
+    if file is not None:
+        try:
+            file.write_text(measured.as_yaml(recipe.plan), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--profile-out must be a file that can be written, was {out!r}: {error}") from error
+        console.print(f"kept     {escape(str(file))}")
+    show_plan(recipe.model_copy(update={"plan": measured.expectations(recipe.plan)}))
+
+
+def show_profile(profile: Any) -> None:
+    """What was measured, on what, and how."""
+    numbers = ("images", "a second", "device busy", "waiting for data", "values")
+    rows = table(f"measured on {profile.images:,} images", "what", "model", "of", *numbers, numbers=numbers)
+    rows.add_row("screen", "–", "one core", f"{profile.images:,}", pace(profile.screened_per_core_second), *"–––")
+    for one in (profile.descriptors, profile.embeddings):
+        shares = (f"{share:.0%}" for share in (one.busy, one.waiting))
+        of = "one GPU" if one.is_on_gpu else "one core"
+        how = f"{one.model}, {one.precision}, batches of {one.batch_size}"
+        rows.add_row(one.stage, how, of, f"{one.images:,}", pace(one.per_second), *shares, str(one.values))
+    console.print(rows)
+    console.print(
+        f"images   from {', '.join(escape(name) for name in profile.sources)}: {size(profile.mean_image_bytes)} each"
+    )
+    console.print(f"machine  {escape(profile.machine)}")
+    for note in profile.notes:
+        console.print(f"note     {escape(note)}")
 
 
 def size(num_bytes: float) -> str:
@@ -134,7 +197,6 @@ def show_findings(root: str, images: list[str], neighbours: int, as_json: bool) 
     Raises InputError at the end if none of them could be read.
     """
     from lvd.flows.finding import find
-    from lvd.infra.errors import InputError
 
     findings = find(root, images, neighbours=neighbours)
     if as_json:

@@ -28,7 +28,8 @@ def stage(function: Callable[..., Any]) -> Callable[..., Any]:
         )
         def sub_flow() -> Any:
             before = {name: len(found) for name, found in run.directories.items()}
-            result = function(run, *args)
+            with pool.asking(run.recipe.compute, function.__name__, "cpu"):  # what decides; models ask for themselves
+                result = function(run, *args)
             leave_artifacts(run, function.__name__, before)
             return result
 

@@ -84,7 +84,7 @@ def study_copies(
     if not (page := Path(out)).suffix:
         raise InputError(f"out must be the name of an HTML file, was {out!r}: add .html")
     place = place_of(where, recipe)
-    model = models.load(engine.spec_of(place.copies), device=pool.device(place.compute))
+    model = models.load(engine.spec_of(place.copies), models.Placement(device=pool.device(place.compute)))
     scorer = study.ModelScorer(place.copies.model, model, copy_thresholds(place.copies).min_similarity)
     question = question or study.Question()
     if pairs is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lvd.infra.errors import InputError
+from lvd.infra.patience import Patience
 from lvd.infra.storage import Storage
 
 logger = logging.getLogger("lvd")
@@ -22,6 +23,7 @@ logger = logging.getLogger("lvd")
 NAME = "leases/run.json"
 LIFETIME_S = 120.0
 RENEW_S = 20.0
+PATIENCE = Patience(total_s=60, read_timeout_s=10)  # a renewal must not end after the lease has expired
 
 
 @contextmanager
@@ -31,6 +33,7 @@ def lease(storage: Storage) -> Iterator[None]:
     A run that loses its lease (it was suspended for longer than the lease lives, or storage did not answer for so long)
     is interrupted. Raises InputError if another run holds the root, or the root cannot be written.
     """
+    storage = Storage(storage.root, PATIENCE)
     mine = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
     mine["started"] = _started(os.getpid())
     try:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import resource
 import socket
 import time
@@ -15,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
-from lvd.infra.errors import InputError
+from lvd.infra import metering
+from lvd.infra.errors import InputError, ShardError
 from lvd.infra.storage import Storage
 
 logger = logging.getLogger("lvd")
@@ -24,6 +26,7 @@ SCHEMA_VERSION = "1"
 BATCH_ROWS = 256
 BATCH_BYTES = 32 << 20
 REJECT_BYTES = 64 << 10
+NODE_VARIABLE = "LVD_NODE"
 FEATURES = b"huggingface"
 
 REJECTS = pa.schema(
@@ -137,6 +140,8 @@ class Shard:
         self.kept, self._rejected = kept, rejected
         self.rows_in = 0
         self.reasons: Counter[str] = Counter()
+        self.cost: Counter[str] = Counter()  # read_bytes, written_bytes; of models also seconds
+        self.is_on_gpu = False  # a GPU was held for it all the time
         self.notes: dict[str, Any] = {}
 
     def keep(self, row: dict[str, Any], num_bytes: int = 0) -> None:
@@ -178,26 +183,32 @@ def write_shard(ref: ShardRef, schema: pa.Schema, config: dict[str, Any]) -> Ite
     storage, started = Storage(ref.root), time.time()
     schema, rejects = identified(with_features(schema), config), identified(REJECTS, config)
     with storage.whole_file(ref.name()) as data_path:
-        with (
-            storage.whole_file(ref.name("rejects")) as rejects_path,
-            pa.OSFile(str(data_path), "wb") as data_file,
-            pa.ipc.new_stream(data_file, schema) as data_sink,
-            pa.OSFile(str(rejects_path), "wb") as rejects_file,
-            pa.ipc.new_stream(rejects_file, rejects) as rejects_sink,
-        ):
-            shard = Shard(ShardWriter(data_sink, schema), ShardWriter(rejects_sink, rejects))
-            yield shard
-            shard.kept.flush()
-            shard._rejected.flush()
+        with storage.whole_file(ref.name("rejects")) as rejects_path:
+            with (
+                pa.OSFile(str(data_path), "wb") as data_file,
+                pa.ipc.new_stream(data_file, schema) as data_sink,
+                pa.OSFile(str(rejects_path), "wb") as rejects_file,
+                pa.ipc.new_stream(rejects_file, rejects) as rejects_sink,
+            ):
+                shard = Shard(ShardWriter(data_sink, schema), ShardWriter(rejects_sink, rejects))
+                with metering.metered(shard.cost):
+                    yield shard
+                shard.kept.flush()
+                shard._rejected.flush()
+            shard.cost["written_bytes"] += data_path.stat().st_size + rejects_path.stat().st_size
+        seconds = time.time() - started
+        if shard.is_on_gpu:
+            shard.cost["gpu_seconds"] += seconds
         account = {
             "rows_in": shard.rows_in,
             "rows": shard.kept.rows,
             "reasons": dict(sorted(shard.reasons.items())),
             "notes": shard.notes,
-            "seconds": round(time.time() - started, 3),
+            "cost": {name: round(amount, 3) for name, amount in sorted(shard.cost.items())},
+            "seconds": round(seconds, 3),
             "started_at": round(started, 3),
             "peak_memory_mb": peak_memory_mb(),
-            "node": socket.gethostname(),
+            "node": node_name(),
         }
         storage.write_json(ref.name("account", "json"), account)
     log_account(ref, account)
@@ -212,8 +223,9 @@ def log_account(ref: ShardRef, account: dict[str, Any]) -> None:
 def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> Iterator[pa.RecordBatch]:
     """The shard's record batches, one in memory at a time.
 
-    Raises InputError if the file was written with another schema version.
+    Raises InputError if the file was written with another schema version, ShardError if it ends before its last row.
     """
+    rows = 0
     with Storage(ref.root).open(ref.name(kind)) as file, pa.ipc.open_stream(file) as stream:
         version = (stream.schema.metadata or {}).get(b"lvd_schema_version", b"none").decode()
         if version != SCHEMA_VERSION:
@@ -222,7 +234,14 @@ def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "d
                 "read it with the lvd that wrote it, or use another root"
             )
         for batch in stream:
-            yield batch if columns is None else batch.select(columns)
+            chosen = batch if columns is None else batch.select(columns)
+            metering.count("read_bytes", chosen.nbytes)
+            rows += batch.num_rows
+            yield chosen
+    if kind == "data" and ref.rows not in (-1, rows):  # Arrow takes a stream that is cut between two messages as whole
+        raise ShardError(
+            f"{ref.root}/{ref.name()} must hold {ref.rows} rows, held {rows}: remove it, and it is computed anew"
+        )
 
 
 def read_table(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> pa.Table:
@@ -304,9 +323,10 @@ def commit(
     write_dataset_files(
         storage, target.directory, features, [ref.name().rsplit("/", 1)[-1] for ref in refs], target.fingerprint
     )
-    reasons: Counter[str] = Counter()
+    reasons, cost = Counter(), Counter()
     for account in accounts:
         reasons.update(account["reasons"])
+        cost.update(account["cost"])
     account = {
         "stage": target.stage,
         "fingerprint": target.fingerprint,
@@ -318,6 +338,7 @@ def commit(
         "rows": sum(a["rows"] for a in accounts),
         "shard_rows": [a["rows"] for a in accounts],
         "reasons": dict(sorted(reasons.items())),
+        "cost": {name: round(amount, 3) for name, amount in sorted(cost.items())},
         "seconds": round(sum(a["seconds"] for a in accounts), 3),
         "started_at": min((a["started_at"] for a in accounts), default=time.time()),
         "ended_at": round(time.time(), 3),
@@ -356,6 +377,12 @@ def versions() -> dict[str, str]:
 
     names = ("lvd", "torch", "timm", "pyarrow", "datasets", "pillow", "numpy", "prefect")
     return {"python": python_version(), "machine": machine(), **{name: version(name) for name in names}}
+
+
+def node_name() -> str:
+    """This machine's name, with that of its node where a cluster may have several on it."""
+    node = os.environ.get(NODE_VARIABLE)
+    return f"{socket.gethostname()}/{node}" if node else socket.gethostname()
 
 
 def peak_memory_mb() -> int:

@@ -15,6 +15,8 @@ import fsspec
 import pyarrow as pa
 
 from lvd.infra.errors import InputError
+from lvd.infra.object_store import S3Files
+from lvd.infra.patience import Patience
 
 TEMPORARY = ".tmp"
 
@@ -24,27 +26,28 @@ class Storage:
 
     Names are relative, with forward slashes. Credentials and endpoints come from the environment, as the filesystem's
     own library reads them (for S3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …), never from a recipe.
+    patience: how long a request to S3 is tried again.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, patience: Patience | None = None) -> None:
+        self._files: S3Files | PlainFiles
         try:
-            self.fs, path = fsspec.core.url_to_fs(root)
+            if root.startswith(("s3://", "s3a://")):
+                self._files = S3Files(root, patience)
+            else:
+                self._files = PlainFiles(root)
         except (ValueError, ImportError) as error:
             raise InputError(
                 f"recipe.root must be a folder or a URI that fsspec knows, was {root!r}: {error}"
             ) from error
-        self.path = path.rstrip("/")
+        self.fs, self.path = self._files.fs, self._files.path.rstrip("/")
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.root = self.path if self.is_local else root.rstrip("/")
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
         """What this filesystem raises when it cannot be reached, read or written."""
-        if "s3" in self.fs.protocol:
-            from botocore.exceptions import BotoCoreError
-
-            return (OSError, BotoCoreError)
-        return (OSError,)
+        return self._files.errors
 
     def locate(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
@@ -53,19 +56,14 @@ class Storage:
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str) -> bool:
-        return self.fs.exists(self.locate(name))
+        return self._files.exists(self.locate(name))
 
     def names(self, folder: str) -> list[str]:
         """Names of what lies directly in a folder, sorted; empty if there is no such folder."""
-        self.fs.invalidate_cache(self.locate(folder))
-        try:
-            found = self.fs.ls(self.locate(folder), detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(name for path in found if (name := str(path).rstrip("/").rsplit("/", 1)[-1]))
+        return self._files.names(self.locate(folder))
 
     def read_bytes(self, name: str) -> bytes:
-        return self.fs.cat_file(self.locate(name))
+        return self._files.read(self.locate(name))
 
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_bytes(name))
@@ -81,10 +79,7 @@ class Storage:
         """True if the file was made, False if one of that name is already there; decided by the filesystem."""
         target = self.locate(name)
         if not self.is_local:
-            with suppress(FileExistsError):
-                self.fs.pipe_file(target, data, mode="create")
-                return True
-            return False
+            return self._files.create(target, data)
         with self._temporary() as path:
             path.write_bytes(data)
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -95,12 +90,12 @@ class Storage:
         return True
 
     def remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):
-            self.fs.rm(self.locate(name), recursive=True)
+        self._files.remove(self.locate(name))
 
     def remove_temporary(self) -> None:
         """Removes what an ended process left half written. Only the holder of the root's lease may call it."""
         shutil.rmtree(self.temporary_folder(), ignore_errors=True)
+        self._files.remove_unfinished(self.path)
 
     @contextmanager
     def whole_file(self, name: str) -> Iterator[Path]:
@@ -111,7 +106,7 @@ class Storage:
         with self._temporary() as path:
             yield path
             if not self.is_local:
-                self.fs.put_file(str(path), self.locate(name))
+                self._files.put(path, self.locate(name))
                 return
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -139,4 +134,45 @@ class Storage:
         """The file for reading: memory-mapped if it is local, else streamed."""
         if self.is_local:
             return pa.memory_map(self.locate(name))
-        return pa.PythonFile(self.fs.open(self.locate(name), "rb"), mode="r")
+        return pa.PythonFile(self._files.open(self.locate(name)), mode="r")
+
+
+class PlainFiles:
+    """Files by their path on a filesystem that fsspec knows, with one attempt each."""
+
+    def __init__(self, root: str) -> None:
+        self.fs, self.path = fsspec.core.url_to_fs(root)
+        self.errors: tuple[type[Exception], ...] = (OSError,)
+
+    def exists(self, path: str) -> bool:
+        return self.fs.exists(path)
+
+    def names(self, path: str) -> list[str]:
+        self.fs.invalidate_cache(path)
+        try:
+            found = self.fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name for one in found if (name := str(one).rstrip("/").rsplit("/", 1)[-1]))
+
+    def read(self, path: str) -> bytes:
+        return self.fs.cat_file(path)
+
+    def open(self, path: str) -> Any:
+        return self.fs.open(path, "rb")
+
+    def create(self, path: str, data: bytes) -> bool:
+        with suppress(FileExistsError):
+            self.fs.pipe_file(path, data, mode="create")
+            return True
+        return False
+
+    def put(self, local: Path, path: str) -> None:
+        self.fs.put_file(str(local), path)
+
+    def remove(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self.fs.rm(path, recursive=True)
+
+    def remove_unfinished(self, path: str) -> None:
+        """Nothing: what is not whole lies in the temporary folder."""

@@ -22,21 +22,20 @@ from lvd.tasks.adjusting import ScoreNormalisation, Whitening
 from lvd.tasks.algorithms import graph
 from lvd.tasks.components import Edges, cosines
 from lvd.tasks.fates import Decision, Fates, sizes
-from lvd.tasks.models import ModelSpec, engine
+from lvd.tasks.models import Inference, engine
 from lvd.tasks.neighbours import Search
 
 SCHEMA = schemas.FATES
-VERSION = 2
+VERSION = 3
 
 
-class Config(ModelSpec):
+class Config(Inference):
     """The descriptor model, and what counts as a copy. Thresholds left out are the model's own (`lvd models`).
 
     With whitening or score normalisation similarities are other ones, so that both thresholds must be given.
     """
 
     model: str = "sscd_disc_mixup"
-    batch_size: int = Field(32, ge=1, le=4096)
     neighbors: int = Field(64, ge=1, le=1024)  # strongest edges kept of each image; the paper's k
     search: Search = Search()
     # PAPER.md section 3. Left out of dumps where they are off, as they were before there were any.
@@ -80,13 +79,11 @@ class Targets(BaseModel, frozen=True):
 
 
 @task(name="describe", persist_result=False, cache_policy=NO_CACHE)
-def describe_shard(
-    images: ShardRef, fates: ShardRef | None, target: ShardRef, config: Config, device: str, donors: list[StageDir]
-) -> ShardRef:
-    """The copy descriptors of one shard of images."""
-    return engine.vectors_of_shard(
-        images, fates, target, engine.spec_of(config), batch_size=config.batch_size, device=device, donors=donors
-    )
+def describe_shards(
+    jobs: list[engine.Job], *, inference: Inference, device: str, decoders: int
+) -> list[ShardRef | Exception]:
+    """The copy descriptors of shards of images; what became of each."""
+    return engine.vectors_of_shards(jobs, inference, device=device, decoders=decoders)
 
 
 def end_copies(

@@ -119,25 +119,24 @@ def choose(verdicts: list[ShardRef], target: StageDir, config: Config) -> int:
 @task(name="crawl", persist_result=False, cache_policy=NO_CACHE)
 def manifest_shards(
     target: list[ShardRef], links: list[ShardRef], verdicts: list[ShardRef], choices: list[ShardRef], config: Config
-) -> None:
-    """Writes those of these consecutive manifest shards that are not there yet, `rows_per_shard` links each.
+) -> list[ShardRef]:
+    """Writes these manifest shards, `rows_per_shard` links each; they come in their order.
 
     What could not be read of the files is in the first shard of all.
     """
-    rows = _judged(links, verdicts, choices, target[0].index * config.rows_per_shard, config)
+    rows, position = _judged(links, verdicts, choices, target[0].index * config.rows_per_shard, config), target[0].index
     for ref in target:
-        mine = islice(rows, config.rows_per_shard)
-        if is_written(ref):
-            deque(mine, maxlen=0)
-            continue
+        deque(islice(rows, (ref.index - position) * config.rows_per_shard), maxlen=0)
+        position = ref.index + 1
         with write_shard(ref, SCHEMA, {"version": VERSION, **config.model_dump(mode="json")}) as shard:
-            for link, reason, error in mine:
+            for link, reason, error in islice(rows, config.rows_per_shard):
                 if reason:
                     shard.reject(link["key"], reason, state="dropped", error=error)
                 else:
                     shard.keep({name: link.get(name) for name in SCHEMA.names})
             for broken in _unreadable(links) if ref.index == 0 else ():
                 shard.reject(broken["key"], broken["reason"], error=broken["error"])
+    return target
 
 
 def _judged(

@@ -6,28 +6,24 @@ went at 43 images/s a V100. Memory of a worker: the model, one batch, one batch 
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 
-from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.shards import ShardRef
 from lvd.tasks import schemas
-from lvd.tasks.models import ModelSpec, engine
+from lvd.tasks.models import Inference, engine
 
 SCHEMA = schemas.vectors
-VERSION = 1
+VERSION = 2
 
 
-class Config(ModelSpec):
+class Config(Inference):
     """The embedding model; any that `lvd models` names."""
 
     model: str = "vit_huge_patch14_gap_224.in22k_ijepa"
-    batch_size: int = Field(32, ge=1, le=4096)  # part of the result: every batch is padded to it
 
 
 @task(name="embed", persist_result=False, cache_policy=NO_CACHE)
-def embed_shard(
-    images: ShardRef, fates: ShardRef | None, target: ShardRef, config: Config, device: str, donors: list[StageDir]
-) -> ShardRef:
-    """The embeddings of one shard of images."""
-    return engine.vectors_of_shard(
-        images, fates, target, engine.spec_of(config), batch_size=config.batch_size, device=device, donors=donors
-    )
+def embed_shards(
+    jobs: list[engine.Job], *, inference: Inference, device: str, decoders: int
+) -> list[ShardRef | Exception]:
+    """The embeddings of shards of images; what became of each."""
+    return engine.vectors_of_shards(jobs, inference, device=device, decoders=decoders)

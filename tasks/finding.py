@@ -37,13 +37,21 @@ def thumbnail_of(data: bytes) -> np.ndarray:
     return np.frombuffer(thumbnail(luminance(data, MAX_PIXELS)), dtype=np.uint8)
 
 
-def vectors_of(images: Iterable[bytes], spec: models.ModelSpec, *, batch_size: int, device: str) -> np.ndarray:
+def vectors_of(images: Iterable[bytes], inference: models.Inference, *, device: str) -> np.ndarray:
     """(n, d) float16 unit rows of encoded images; zeros where the model cannot give a vector.
 
-    batch_size: an upper bound; no batch is padded, so the last bits may differ from those of the stored vector.
+    inference: as the stored vectors were made; no batch is padded, and a processor computes in float32, so the last
+    bits may differ from theirs.
     """
-    model, remaining, parts = models.load(spec, device=device), iter(images), []
-    batch_size = models.usable_batch_size(spec, batch_size)
+    device = models.device_for(inference, device)
+    if device == "cpu":
+        inference = inference.model_copy(update={"precision": "float32"})
+    model, remaining, parts = (
+        models.load(engine.spec_of(inference), engine.placement(inference, device)),
+        iter(images),
+        [],
+    )
+    batch_size = models.usable_batch_size(inference, inference.batch_size)
     while batch := list(islice(remaining, batch_size)):
         vectors = np.zeros((len(batch), model.dim), dtype=np.float16)
         inputs = {row: pixels for row, data in enumerate(batch) if (pixels := _prepared(data, model)) is not None}

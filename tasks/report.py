@@ -176,6 +176,9 @@ class Timing(BaseModel, frozen=True):
     rows: int
     seconds: float  # busy, summed over the shards, whenever they were computed
     peak_memory_mb: int
+    read_bytes: int = 0  # of the stages before it, as they lie in memory
+    written_bytes: int = 0
+    gpu_seconds: float = 0.0  # that a GPU was held
 
 
 class Search(BaseModel, frozen=True):
@@ -340,6 +343,14 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:,.1f} GB"
 
 
+def gpu_hours(seconds: float) -> str:
+    """Hours of a GPU with as many digits as they need; a dash for none."""
+    if not seconds:
+        return "–"
+    hours = seconds / 3600
+    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2g}"
+
+
 def tail(text: str, length: int = 46) -> str:
     """The end of a key, which says more than its beginning."""
     return text if len(text) <= length else "…" + text[1 - length :]
@@ -362,7 +373,7 @@ def render(report: Report) -> str:
     """The page: one HTML file, pictures as `data:` URLs, no script."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"count": count, "duration": duration, "size": size, "tail": tail, "short": short}
-    environment.filters["clean"] = without_credentials
+    environment.filters |= {"clean": without_credentials, "gpu_hours": gpu_hours}
     environment.globals["share"] = share
     template = environment.from_string(files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8"))
     return template.render(report=report)

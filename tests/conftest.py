@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from lvd.tests.running import Curated
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch and Faiss load: their pools spin against each other
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
+    return Curated(tmp_path_factory.mktemp("curate"))
 
 
 @pytest.fixture

@@ -9,6 +9,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from lvd.infra.shards import StageDir, read_table
 
 LVD = Path(sys.executable).with_name("lvd")
 
@@ -31,6 +34,24 @@ def lvd(*args: str, home: Path, timeout_s: float = 600) -> subprocess.CompletedP
     return subprocess.run(
         command, env=environment(home), capture_output=True, text=True, timeout=timeout_s, check=False
     )
+
+
+class Curated:
+    """A finished run of the miniature recipe; what it runs again has the same miniature web, on the same port."""
+
+    def __init__(self, base: Path) -> None:
+        self.root, self.home, self.folder, self.port = base / "root", base / "prefect", base / "web", free_port()
+        self.settings = ("--set", f"miniature.port={self.port}", "--set", f"miniature.folder={self.folder}")
+        process = self.run(self.root)
+        assert process.returncode == 0, process.stderr[-4000:]
+        self.files = data_files(self.root)  # before another run leaves more in the root
+
+    def run(self, root: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+        return lvd("run", "mini", "--root", str(root), *self.settings, *settings, home=self.home)
+
+    def ledger(self) -> list[dict[str, Any]]:
+        target = StageDir(root=str(self.root), stage="curated/v1", fingerprint="ledger")
+        return [row for ref in target.shards() for row in read_table(ref).to_pylist()]
 
 
 def killed_runs(*args: str, home: Path, kills: int, longest_s: float, rng: random.Random) -> list[float]:

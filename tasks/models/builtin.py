@@ -5,13 +5,15 @@ Both look at a small raster of the image and work on each raster alone, so a vec
 """
 
 import hashlib
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lvd.infra.errors import InputError
-from lvd.tasks.models import CopyThresholds, ModelSpec, register
+from lvd.tasks.models import CopyThresholds, ModelSpec, Placement, register
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,10 +51,22 @@ class BuiltinModel:
         self._describe = describe
         self.dim = dim
         self.min_short_edge_px = min_short_edge_px
+        self.input_shape = (RASTER_PX, RASTER_PX, 3)
+        self.halved = 0
 
-    def embed(self, batch: Any) -> np.ndarray:
+    def buffer(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Zeroed uint8 memory."""
+        return np.zeros(shape, dtype=np.uint8)
+
+    def start(self, batch: np.ndarray) -> Callable[[], tuple[np.ndarray, float]]:
+        """What gives the rows, which are computed now, and the seconds that they took."""
+        began = time.perf_counter()
+        result = self.embed(batch), time.perf_counter() - began
+        return lambda: result
+
+    def embed(self, batch: np.ndarray) -> np.ndarray:
         """(b, dim) float32 unit rows of (b, 64, 64, 3) uint8 rasters."""
-        return np.stack([self._describe(raster) for raster in np.asarray(batch)])
+        return np.stack([self._describe(raster) for raster in batch])
 
 
 def framed_raster(image: "Image.Image") -> np.ndarray:
@@ -205,8 +219,8 @@ def _check(spec: ModelSpec, where: str) -> None:
             raise InputError(f"{where}.{field}: {spec.model} takes no {field}, was {value!r}: leave it out")
 
 
-def _build(spec: ModelSpec, _device: str, *, model: BuiltinModel) -> BuiltinModel:
-    """The model, on the processor whatever the device."""
+def _build(spec: ModelSpec, _placement: Placement, *, model: BuiltinModel) -> BuiltinModel:
+    """The model, on the processor wherever it is asked for."""
     _check(spec, f"model {spec.model}")
     return model
 
@@ -222,6 +236,7 @@ def _enter(name: str, note: str, model: BuiltinModel, thresholds: CopyThresholds
         digest=lambda _spec: digest,
         dim=model.dim,
         thresholds=thresholds,
+        uses_gpu=False,
     )
     decorate(partial(_build, model=model))
 

@@ -1,72 +1,138 @@
-"""The vectors of a shard of images by any model, in batches of one fixed size.
+"""The vectors of shards of images by any model, in batches of one fixed size.
 
 Every batch is padded to the same number of rows, so that a vector does not depend on which images it was computed with;
-that is what lets a vector be taken over from an earlier run in which other images were kept.
+that is what lets batches run on across shards, and a vector be taken over from an earlier run in which other images
+were kept.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel
 
+from lvd.infra.errors import ShardError
+from lvd.infra.metering import metered
 from lvd.infra.shards import Shard, ShardRef, StageDir, read_batches, read_table, write_shard
 from lvd.tasks import models, schemas
-from lvd.tasks.decode import DecodeError, decode_rgb
+from lvd.tasks.containers import DecodeError
+from lvd.tasks.decode import decode_rgb
+from lvd.tasks.models.pipeline import Ahead, End, Row, blocks, computed
+
+BLOCK_ROWS = 4096  # rows that are written at once
+AHEAD_BATCHES = 3  # batches of images that are read and decoded ahead
+AHEAD_BYTES = 256 << 20  # of encoded images among them
 
 
-def vectors_of_shard(
-    images: ShardRef,
-    fates: ShardRef | None,
-    target: ShardRef,
-    spec: models.ModelSpec,
-    *,
-    batch_size: int,
-    device: str,
-    donors: list[StageDir],
-) -> ShardRef:
-    """Writes the unit float16 vectors of the images that are alive (all of them without `fates`).
+class Job(BaseModel, frozen=True):
+    """One shard of images, and where its vectors go.
 
-    donors: complete outputs of the same model for the same images with other images kept; their vectors are taken over.
-    An image that cannot be decoded, or whose vector is not finite, is a reject. Where every input has a size of its
-    own, batches are of one image.
+    fates: the images that are alive; all of them if there are none. donors: complete outputs of the same model for the
+    same images with other images kept; their vectors are taken over.
     """
-    batch_size = models.usable_batch_size(spec, batch_size)
+
+    images: ShardRef
+    fates: ShardRef | None
+    target: ShardRef
+    donors: tuple[StageDir, ...] = ()
+
+
+def vectors_of_shards(
+    jobs: list[Job], inference: models.Inference, *, device: str, decoders: int = 1
+) -> list[ShardRef | Exception]:
+    """Writes the unit float16 vectors of the images that are alive; what became of each shard, in their order.
+
+    inference: with a batch size and a precision that are settled; decoders: threads that decode, usually the cores that
+    this work may have. An image that cannot be decoded, or whose vector is not finite, is a reject. A shard that cannot
+    be read or written leaves the others alone. Memory: `AHEAD_BATCHES` + 3 batches, and `AHEAD_BYTES`.
+    """
+    batch_size = models.usable_batch_size(inference, inference.batch_size)
+    model = models.load(spec_of(inference), placement(inference, device))
+    outcomes: list[ShardRef | Exception] = []
+    with ThreadPoolExecutor(decoders, thread_name_prefix="lvd-decode") as pool:
+        rows = _rows(jobs, model, pool)
+        with Ahead(rows, max_items=AHEAD_BATCHES * batch_size + decoders, max_bytes=AHEAD_BYTES) as fed:
+            items = _with_every_end(computed(blocks(fed, batch_size), model, batch_size))
+            for job in jobs:
+                outcomes.append(_written(job, items, model, inference, is_gpu=device != "cpu"))
+    return outcomes
+
+
+def placement(inference: models.Inference, device: str) -> models.Placement:
+    """Where and how the model is loaded."""
+    return models.Placement(device=device, precision=inference.precision, compiled=inference.compile)
+
+
+def spec_of(config: models.ModelSpec) -> models.ModelSpec:
+    """The part of a stage's configuration that says which model."""
+    return models.ModelSpec(**{name: getattr(config, name) for name in models.ModelSpec.model_fields})
+
+
+def settings(inference: models.Inference) -> dict[str, Any]:
+    """What decides the vectors of an image, but for the weights."""
+    return inference.model_dump(mode="json", include=set(models.Inference.model_fields))
+
+
+def _rows(jobs: list[Job], model: models.ImageModel, pool: Executor) -> Generator[Row | End, None, None]:
+    """The living images of all shards, their decoding on its way, and the end of each shard."""
+    for job in jobs:
+        error = None
+        with metered() as cost:
+            try:
+                yield from _alive_rows(job, model, pool, cost)
+            except Exception as failure:  # noqa: BLE001 - the shard fails, the others go on
+                error = failure
+        yield End(cost, error)
+
+
+def _with_every_end(items: Iterator[Row | End]) -> Iterator[Row | End]:
+    """The items; where the model fails, that is the end of every further shard."""
+    failure = None
+    try:
+        yield from items
+    except Exception as error:  # noqa: BLE001 - it is the outcome of each of those shards
+        failure = error
+    while failure is not None:
+        yield End(Counter(), failure)
+
+
+def _alive_rows(job: Job, model: models.ImageModel, pool: Executor, cost: Counter[str]) -> Iterator[Row]:
+    images, position = job.images, 0
     alive = (
         np.ones(images.rows, dtype=bool)
-        if fates is None
-        else read_table(fates, ["state"])["state"].to_numpy() == "kept"
+        if job.fates is None
+        else read_table(job.fates, ["state"])["state"].to_numpy() == "kept"
     )
-    known = _known(donors, target.index)
-    model = models.load(spec, device=device)
-    with write_shard(
-        target, schemas.vectors(model.dim), {"model": spec.model_dump(mode="json"), "batch_size": batch_size}
-    ) as shard:
-        pending: list[dict[str, Any]] = []
-        prepared = 0
-        for row, image in _alive_rows(images, alive):
-            pending.append({"row": row, "image_id": image["image_id"], "key": image["key"], "vector": known.get(row)})
-            if row not in known:
-                _prepare(pending[-1], image["image"]["bytes"], model)
-                prepared += "pixels" in pending[-1]
-            if prepared == batch_size or len(pending) == 16 * batch_size:
-                _flush(pending, model, batch_size, shard)
-                prepared = 0
-        _flush(pending, model, batch_size, shard)
-        shard.notes["taken_over"] = sum(bool(alive[row - images.first_row]) for row in known)
-    return target.model_copy(update={"rows": shard.kept.rows})
-
-
-def _alive_rows(images: ShardRef, alive: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-    position = 0
+    if len(alive) != images.rows:
+        raise _damaged(job.fates, images.rows, len(alive))
+    known = _known(job.donors, job.target.index)
     for batch in read_batches(images, ["image_id", "key", "image"]):
         here = np.flatnonzero(alive[position : position + batch.num_rows])
         for index, image in zip(here, batch.take(pa.array(here)).to_pylist(), strict=True):
-            yield images.first_row + position + int(index), image
+            number = images.first_row + position + int(index)
+            row = Row(number, image["image_id"], image["key"], cost, vector=known.get(number))
+            cost["taken_over"] += row.vector is not None
+            if row.vector is None:
+                data = image["image"]["bytes"]
+                row.num_bytes, row.pixels = len(data), pool.submit(_pixels, data, model)
+            yield row
         position += batch.num_rows
+    if position != images.rows:
+        raise _damaged(images, images.rows, position)
 
 
-def _known(donors: list[StageDir], index: int) -> dict[int, np.ndarray]:
+def _damaged(ref: ShardRef, rows: int, found: int) -> ShardError:
+    return ShardError(f"{ref.root}/{ref.name()} must have {rows} rows, had {found}: delete its stage and run again")
+
+
+def _pixels(data: bytes, model: models.ImageModel) -> np.ndarray:
+    return np.asarray(model.preprocess(decode_rgb(data, min_short_edge_px=model.min_short_edge_px or None)))
+
+
+def _known(donors: tuple[StageDir, ...], index: int) -> dict[int, np.ndarray]:
     """row → vector, from the shards of that number of all donors."""
     known: dict[int, np.ndarray] = {}
     for donor in donors:
@@ -75,38 +141,63 @@ def _known(donors: list[StageDir], index: int) -> dict[int, np.ndarray]:
     return known
 
 
-def _prepare(row: dict[str, Any], data: bytes, model: models.ImageModel) -> None:
+def _written(
+    job: Job, items: Iterator[Row | End], model: models.ImageModel, inference: models.Inference, *, is_gpu: bool
+) -> ShardRef | Exception:
+    """The shard's reference once it is on storage, or why it is not; its items are taken in either case."""
+    has_ended, halved = False, model.halved
+
+    def own() -> Iterator[Row]:
+        nonlocal has_ended
+        for item in items:
+            if isinstance(item, End):
+                has_ended = True
+                shard.cost.update({name: value for name, value in item.cost.items() if name != "taken_over"})
+                shard.notes["taken_over"] = item.cost["taken_over"]
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+
     try:
-        row["pixels"] = model.preprocess(decode_rgb(data, min_short_edge_px=model.min_short_edge_px or None))
-    except DecodeError as error:
-        row["error"] = error
+        with write_shard(job.target, schemas.vectors(model.dim), settings(inference)) as shard:
+            _keep(shard, own(), model.dim)
+            shard.notes["halved"] = model.halved - halved
+            shard.is_on_gpu = is_gpu
+        return job.target.model_copy(update={"rows": shard.kept.rows})
+    except Exception as error:  # noqa: BLE001 - the shard fails, the others go on
+        while not has_ended:
+            has_ended = isinstance(next(items), End)
+        return error
 
 
-def _flush(pending: list[dict[str, Any]], model: models.ImageModel, batch_size: int, shard: Shard) -> None:
-    """Embeds what is prepared and writes the rows in their order."""
-    fresh = [row for row in pending if "pixels" in row]
-    if fresh:
-        batch = np.stack([np.asarray(row["pixels"]) for row in fresh])
-        padding = np.zeros((batch_size - len(batch), *batch.shape[1:]), dtype=batch.dtype)
-        vectors = model.embed(np.concatenate([batch, padding]))[: len(fresh)]
-        for row, vector in zip(fresh, vectors, strict=True):
-            row["vector"] = vector.astype(np.float16)
-    for row in pending:
-        if "error" in row:
-            shard.reject(
-                row["key"], row["error"].reason, row=row["row"], image_id=row["image_id"], error=str(row["error"])
-            )
-        elif not np.isfinite(row["vector"]).all() or not row["vector"].any():
-            shard.reject(
-                row["key"],
-                "not_finite",
-                row=row["row"],
-                image_id=row["image_id"],
-                error="the model gave a vector that is zero or not finite",
-            )
+def _keep(shard: Shard, rows: Iterator[Row], dim: int) -> None:
+    """Writes the rows in their order."""
+    kept: list[Row] = []
+    for row in rows:
+        if isinstance(row.error, DecodeError):
+            shard.reject(row.key, row.error.reason, row=row.row, image_id=row.image_id, error=str(row.error))
+        elif row.error is not None:
+            raise row.error
+        elif not np.isfinite(row.vector).all() or not row.vector.any():
+            error = "the model gave a vector that is zero or not finite"
+            shard.reject(row.key, "not_finite", row=row.row, image_id=row.image_id, error=error)
         else:
-            shard.keep({name: row[name] for name in ("row", "image_id", "vector")})
-    pending.clear()
+            kept.append(row)
+        if len(kept) == BLOCK_ROWS:
+            shard.keep_table(_table(kept, dim))
+            kept = []
+    shard.keep_table(_table(kept, dim))
+
+
+def _table(rows: list[Row], dim: int) -> pa.Table:
+    values = np.concatenate([np.zeros(0, dtype=np.float16), *(row.vector for row in rows)])
+    columns = [[row.row for row in rows], [row.image_id for row in rows]]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values), dim)
+    schema = schemas.vectors(dim)
+    return pa.Table.from_arrays(
+        [pa.array(c, f.type) for c, f in zip(columns, schema, strict=False)] + [vectors], schema=schema
+    )
 
 
 def vector_column(table: pa.Table, name: str = "vector") -> np.ndarray:
@@ -132,8 +223,3 @@ def vector_blocks(refs: list[ShardRef]) -> Iterator[tuple[int, np.ndarray]]:
         if len(vectors):
             yield first, vectors
         first += len(vectors)
-
-
-def spec_of(config: models.ModelSpec) -> models.ModelSpec:
-    """The part of a stage's configuration that says which model."""
-    return models.ModelSpec(**{name: getattr(config, name) for name in models.ModelSpec.model_fields})

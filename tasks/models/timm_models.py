@@ -9,11 +9,22 @@ import math
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lvd.infra.errors import InputError
-from lvd.tasks.models import ModelSpec, check_file, file_digest, read_file, register, unit_features, unknown_model
+from lvd.tasks.models import (
+    REDUCED_TIMES,
+    ModelSpec,
+    Placement,
+    check_file,
+    file_digest,
+    read_file,
+    register,
+    unknown_model,
+)
+from lvd.tasks.models.features import Features
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from PIL import Image
 
@@ -21,28 +32,24 @@ HUB_PREFIXES = ("hf_hub:", "hf-hub:", "local-dir:")
 NO_WEIGHTS = "name one with a pretrained tag (a filter after 'lvd models' lists them) or give path"
 
 
-class TimmModel:
+class TimmModel(Features):
     """A timm model without its classifier: the pooled features."""
 
-    def __init__(self, model: "torch.nn.Module", spec: ModelSpec, device: str) -> None:
+    def __init__(self, model: "torch.nn.Module", spec: ModelSpec, placement: Placement) -> None:
         import timm.data
-        import torch
 
         config = timm.data.resolve_model_data_config(model) | _overrides(spec)
-        self.transform = timm.data.create_transform(**config, is_training=False)
+        super().__init__(model, placement, mean=config["mean"], std=config["std"])
+        # timm's own transform for its prefetching loader: the pixels before normalisation, which happens on the device.
+        self.transform = timm.data.create_transform(**config, is_training=False, use_prefetcher=True)
         edge = min(config["input_size"][1:])
-        self.min_short_edge_px = 2 * math.ceil(edge / config["crop_pct"])  # so that the resize still averages
-        self.device = device
-        self.model = model.to(device).eval()
-        self.dim = self.embed(torch.zeros(1, *config["input_size"])).shape[1]
+        self.min_short_edge_px = REDUCED_TIMES * math.ceil(edge / config["crop_pct"])
+        self.input_shape = tuple(config["input_size"])
+        self.dim = self.embed(np.zeros((1, *self.input_shape), dtype=np.uint8)).shape[1]
 
-    def preprocess(self, image: "Image.Image") -> "torch.Tensor":
-        """(3, h, w) float32 as the weights were trained with."""
-        return self.transform(image)
-
-    def embed(self, batch: Any) -> "np.ndarray":
-        """(b, dim) float32 unit rows of (b, 3, h, w) float32; a row that is zero or not finite is NaN."""
-        return unit_features(self.model, batch, self.device)
+    def preprocess(self, image: "Image.Image") -> np.ndarray:
+        """(3, h, w) uint8, resized and cropped as the weights were trained with."""
+        return self.transform(image).numpy()
 
 
 def pretrained_names() -> list[tuple[str, str]]:
@@ -118,8 +125,15 @@ def _digest(spec: ModelSpec) -> str:
     return f"timm:{weights.architecture}.{weights.tag}:{weights.hf_hub_id or weights.url or weights.file}"
 
 
-@register("", kind="timm", note="every name of timm: 'lvd models FILTER' lists them", check=_check_spec, digest=_digest)
-def _build(spec: ModelSpec, device: str) -> TimmModel:
+@register(
+    "",
+    kind="timm",
+    note="every name of timm: 'lvd models FILTER' lists them",
+    check=_check_spec,
+    digest=_digest,
+    gpu_precision="bfloat16",
+)
+def _build(spec: ModelSpec, placement: Placement) -> TimmModel:
     """Raises InputError: unknown name, hub out of reach, a state dict that does not fit, a size that it cannot take."""
     import timm
 
@@ -134,7 +148,7 @@ def _build(spec: ModelSpec, device: str) -> TimmModel:
     if spec.path is not None:
         _fit(model, _state_dict(spec), spec)
     try:
-        return TimmModel(model, spec, device)
+        return TimmModel(model, spec, placement)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(f"{where}: fails on its input: {_one_line(error)}: correct input_px") from error
 

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lvd.infra.errors import InputError
-from lvd.tasks.models import CopyThresholds, ModelSpec, check_file, file_digest, read_file, register, unit_features
+from lvd.tasks.models import (
+    REDUCED_TIMES,
+    CopyThresholds,
+    ModelSpec,
+    Placement,
+    check_file,
+    file_digest,
+    read_file,
+    register,
+)
+from lvd.tasks.models.features import Features
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,25 +33,24 @@ MAX_RATIO = 4  # of the long edge to the short one with `keep_ratio`; longer ima
 SSCD = CopyThresholds(min_similarity=0.6, benchmark_min_similarity=0.45, floor=0.40)
 
 
-class TorchScriptModel:
-    """A TorchScript module that maps (b, 3, input_px, input_px) float32 to (b, dim).
+class TorchScriptModel(Features):
+    """A TorchScript module that maps (b, 3, input_px, input_px) to (b, dim).
 
     With `keep_ratio` (1, 3, h, w), the shorter one of which is input_px, and the longer one at most 4 times that.
     """
 
-    def __init__(self, spec: ModelSpec, module: Any, input_px: int, device: str) -> None:
+    def __init__(self, spec: ModelSpec, module: Any, input_px: int, placement: Placement) -> None:
+        mean, std = spec.mean or IMAGENET_MEAN, spec.std or IMAGENET_STD
+        super().__init__(module, placement, mean=mean, std=std, keeps_types=True)
         self.input_px = input_px
-        self.min_short_edge_px = 2 * input_px  # so that the resize still averages: reduced decoding moves little
+        self.min_short_edge_px = REDUCED_TIMES * input_px
         self.resize = spec.resize or "square"
-        self.mean = np.array(spec.mean or IMAGENET_MEAN, dtype=np.float32)[:, None, None]
-        self.std = np.array(spec.std or IMAGENET_STD, dtype=np.float32)[:, None, None]
-        self.device = device
-        self.module = module.to(device).eval()
         long_px = input_px if self.resize != "keep_ratio" else 2 * input_px  # a module that needs a square fails here
-        self.dim = self.embed(np.zeros((1, 3, input_px, long_px), dtype=np.float32)).shape[1]
+        self.input_shape = (3, input_px, long_px)
+        self.dim = self.embed(np.zeros((1, *self.input_shape), dtype=np.uint8)).shape[1]
 
     def preprocess(self, image: "Image.Image") -> np.ndarray:
-        """(3, h, w) float32: resized (bilinear, antialiased), scaled to [0, 1], normalised."""
+        """(3, h, w) uint8: resized (bilinear, antialiased)."""
         from PIL import Image
 
         edge = self.input_px
@@ -54,12 +63,8 @@ class TorchScriptModel:
             short = min(width, height)
             left, top = (width - short) / 2, (height - short) / 2
             box = (left, top, left + short, top + short)
-        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box), dtype=np.float32)
-        return (np.ascontiguousarray(pixels.transpose(2, 0, 1)) / np.float32(255) - self.mean) / self.std
-
-    def embed(self, batch: Any) -> np.ndarray:
-        """(b, dim) float32 unit rows of (b, 3, h, w) float32; a row that is zero or not finite is NaN."""
-        return unit_features(self.module, batch, self.device)
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _check(spec: ModelSpec, where: str, *, known_px: dict[str, int]) -> None:
@@ -79,7 +84,7 @@ def _given_px(spec: ModelSpec, where: str, known_px: dict[str, int]) -> int:
     raise InputError(f"{where}.input_px must be in [8, 4096], was null: the file does not say what it takes")
 
 
-def _build(spec: ModelSpec, device: str, *, known_px: dict[str, int]) -> TorchScriptModel:
+def _build(spec: ModelSpec, placement: Placement, *, known_px: dict[str, int]) -> TorchScriptModel:
     """Raises InputError if the file is no TorchScript, or maps no image of that size to one vector."""
     import torch
 
@@ -93,7 +98,7 @@ def _build(spec: ModelSpec, device: str, *, known_px: dict[str, int]) -> TorchSc
     except (RuntimeError, ValueError, OSError, EOFError) as error:
         raise InputError(f"{where}: {spec.path} is no TorchScript file: {_first_line(error)}") from error
     try:
-        return TorchScriptModel(spec, module, edge, device)
+        return TorchScriptModel(spec, module, edge, placement)
     except (RuntimeError, TypeError) as error:
         remedy = "correct input_px or resize, or export a module that maps (b, 3, h, w) to (b, dim)"
         raise InputError(f"{where}: {spec.path} fails on {edge} px: {_first_line(error)}: {remedy}") from error

@@ -2,45 +2,15 @@
 
 import random
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from lvd.flows.inquiry import fates_of, last_run
 from lvd.infra.shards import StageDir, read_table
 from lvd.infra.storage import TEMPORARY, Storage
 from lvd.tests.miniature import Miniature, check
-from lvd.tests.running import data_files, free_port, lvd
+from lvd.tests.running import Curated, data_files, killed_runs, lvd
 
 KILLS = 3
-
-
-@dataclass
-class Curated:
-    """A finished run of the miniature recipe."""
-
-    root: Path
-    home: Path
-    folder: Path
-    settings: tuple[str, ...]
-
-    def run(self, root: Path, *settings: str):
-        return lvd("run", "mini", "--root", str(root), *self.settings, *settings, home=self.home)
-
-    def ledger(self) -> list[dict]:
-        target = StageDir(root=str(self.root), stage="curated/v1", fingerprint="ledger")
-        return [row for ref in target.shards() for row in read_table(ref).to_pylist()]
-
-
-@pytest.fixture(scope="module")
-def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
-    base = tmp_path_factory.mktemp("curate")
-    settings = ("--set", f"miniature.port={free_port()}", "--set", f"miniature.folder={base / 'web'}")
-    run = Curated(root=base / "root", home=base / "prefect", folder=base / "web", settings=settings)
-    process = run.run(run.root)
-    assert process.returncode == 0, process.stderr[-4000:]
-    return run
 
 
 def test_what_was_planted_is_found(curated: Curated) -> None:
@@ -108,7 +78,6 @@ def test_a_second_run_computes_nothing(curated: Curated) -> None:
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(curated: Curated, tmp_path: Path) -> None:
     """In another root, with one worker and SIGKILL at random moments: the bytes of a run that was left alone."""
-    from lvd.tests.running import killed_runs
 
     args = ("run", "mini", "--root", str(tmp_path), *curated.settings, "--set", "compute.cpu_workers=1")
     lived = killed_runs(*args, home=curated.home, kills=KILLS, longest_s=30, rng=random.Random(7))

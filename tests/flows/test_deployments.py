@@ -1,4 +1,7 @@
-"""`prefect deployment run curate/mini` against a real server and a process worker, all on loopback."""
+"""`prefect deployment run curate/mini` against a real server and a process worker, all on loopback.
+
+Where PostgreSQL is installed, tests/flows/test_pool.py does this and more.
+"""
 
 import subprocess
 import sys
@@ -10,11 +13,20 @@ from urllib.request import urlopen
 import pytest
 
 from lvd.flows.inquiry import last_run
+from lvd.infra.errors import InputError
+from lvd.infra.pool import POOLS, postgresql_programs
 from lvd.infra.storage import Storage
 from lvd.tests.running import environment, free_port, wait_until
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 INFRA = Path(__file__).parents[2] / "infra"
+
+
+def has_postgresql() -> bool:
+    try:
+        return bool(postgresql_programs())
+    except InputError:
+        return False
 
 
 @contextmanager
@@ -50,6 +62,7 @@ def api(tmp_path: Path):
         yield env
 
 
+@pytest.mark.skipif(has_postgresql(), reason="tests/flows/test_pool.py runs it on the whole pool")
 def test_the_deployments_are_made_and_mini_runs_on_a_worker(api: dict[str, str], tmp_path: Path) -> None:
     def prefect(*args: str) -> str:
         command = [PREFECT, "--no-prompt", *args]
@@ -57,10 +70,11 @@ def test_the_deployments_are_made_and_mini_runs_on_a_worker(api: dict[str, str],
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    prefect("work-pool", "create", "lvd-cpu", "--type", "process")
+    for name in POOLS:
+        prefect("work-pool", "create", name, "--type", "process")
     prefect("deploy", "--all", "--prefect-file", str(INFRA / "prefect.yaml"))
     listed = prefect("deployment", "ls")
-    assert all(name in listed for name in ("curate/lvd", "curate/mini", "nightly/lvd"))
+    assert all(name in listed for name in ("curate/lvd", "curate/lvd-gpu", "curate/mini", "nightly/lvd"))
     assert "0 2 * * *" in prefect("deployment", "inspect", "nightly/lvd")
 
     root = tmp_path / "root"

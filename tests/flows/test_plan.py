@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lvd.flows.plan import composition, counted, loads
+from lvd.flows.plan import CORE_FLOPS, GPU_FLOPS, composition, counted, loads
 from lvd.flows.recipe import load
+from lvd.flows.show import hours_said, show_plan
 
 TABLE_15_FINAL = 142_109_386
 
@@ -55,6 +56,46 @@ def test_loads_follow_the_expected_shares() -> None:
     assert by_stage["screen"].gpu_hours is None
     assert by_stage["embed"].hours == pytest.approx(by_stage["embed"].gpu_hours / 160)
     assert by_stage["publish"].shards == -(-TABLE_15_FINAL // 10_000)
+
+
+def test_hours_are_of_gpus_or_of_cores_as_the_paces_are() -> None:
+    paces = {"screened_per_core_second": 100, "descriptors_per_core_second": 10}
+    settings = [f"plan.{name}={value}" for name, value in {**paces, "cores": 50}.items()]
+    rows = {row.stage: row for row in loads(load("lvd142m-plan", settings=settings))}
+    assert (rows["screen"].gpu_hours, rows["copies"].gpu_hours, rows["embed"].cpu_hours) == (None, None, None)
+    assert rows["screen"].cpu_hours == pytest.approx(1.3e9 / 100 / 3600)
+    assert rows["copies"].cpu_hours == pytest.approx(1.3e9 / 10 / 3600)
+    assert rows["copies"].hours == pytest.approx(rows["copies"].cpu_hours / 50)
+    assert rows["embed"].gpu_hours == pytest.approx(1.3e9 * 0.572 / 100 / 3600)
+    assert rows["neighbours"].gpu_hours > 0  # there are GPUs
+    settings += ["plan.embeddings_per_core_second=5", "plan.gpus=0"]
+    without = {row.stage: row for row in loads(load("lvd142m-plan", settings=settings))}
+    assert all(row.gpu_hours is None for row in without.values())
+    ratio = without["neighbours"].cpu_hours / rows["neighbours"].gpu_hours
+    assert ratio == pytest.approx(GPU_FLOPS / CORE_FLOPS)
+    assert without["embed"].hours == pytest.approx(1.3e9 * 0.572 / 5 / 3600 / 50)
+
+
+@pytest.mark.parametrize(
+    ("settings", "heading"),
+    [
+        ([], "load, with 160 GPUs"),
+        (["plan.screened_per_core_second=1", "plan.gpus=1", "plan.cores=8"], "load, with 1 GPU and 8 cores"),
+    ],
+)
+def test_the_table_says_what_hours_are_reckoned_with(
+    settings: list[str], heading: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_plan(load("lvd142m-plan", settings=settings))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    head = lines[lines.index(heading) + 1]
+    assert ("CPU-hours" in head, "GPU-hours" in head) == (bool(settings), True)
+
+
+def test_hours_have_as_many_digits_as_they_need() -> None:
+    assert [hours_said(hours) for hours in (None, 0, 0.001, 0.18, 12.34, 2065.6)] == [
+        *("–", "0.0", "< 0.01", "0.18", "12.3", "2,065.6")
+    ]
 
 
 def test_sources_are_counted_where_the_recipe_gives_no_number(tmp_path: Path) -> None:

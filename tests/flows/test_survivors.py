@@ -1,5 +1,7 @@
 """Deduplication alone: no curated collection, a folder named twice, a benchmark that shares images with the pool."""
 
+import hashlib
+import random
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +9,16 @@ import pytest
 import yaml
 from datasets import load_from_disk
 
+from lvd.infra.storage import Storage
 from lvd.tests.drawing import CLASSES, draw
-from lvd.tests.running import lvd
+from lvd.tests.running import data_files, killed_runs, lvd
+
+KILLS = 4
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("survivors")
     for folder, numbers in (("pool", range(4)), ("test", range(3, 4))):
         (tmp_path / folder).mkdir()
         for number in numbers:
@@ -31,9 +37,15 @@ def root(tmp_path: Path) -> Path:
         "publish": {"images": "survivors"},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
-    process = lvd("run", str(tmp_path / "recipe.yaml"), "--root", str(tmp_path / "root"), home=tmp_path / "prefect")
+    return tmp_path / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def root(recipe: Path) -> Path:
+    root = recipe.parent / "root"
+    process = lvd("run", str(recipe), "--root", str(root), home=recipe.parent / "prefect")
     assert process.returncode == 0, process.stderr[-4000:]
-    return tmp_path / "root"
+    return root
 
 
 def test_everything_that_is_left_is_published_once(root: Path) -> None:
@@ -45,3 +57,17 @@ def test_everything_that_is_left_is_published_once(root: Path) -> None:
     dataset = load_from_disk(str(root / "curated/v1"))
     assert dataset["image_id"][:] == [row["image_id"] for row in first[:3]]
     assert set(dataset["role"]) == {"survivor"}
+
+
+def test_killed_again_and_again_on_s3_it_ends_with_the_same_bytes(root: Path, recipe: Path, s3_root: str) -> None:
+    args, home = ("run", str(recipe), "--root", s3_root), recipe.parent / "prefect"
+    lived = killed_runs(*args, home=home, kills=KILLS, longest_s=10, rng=random.Random(4))
+    assert len(lived) == KILLS
+    process = lvd(*args, home=home)
+    assert process.returncode == 0, process.stderr[-4000:]
+    storage, files = Storage(s3_root), data_files(root)
+    assert {name: hashlib.sha256(storage.read_bytes(name)).hexdigest() for name in files} == files
+    names = {path.removeprefix(f"{storage.path}/") for path in storage.fs.find(storage.path)}
+    assert {name for name in names if name.endswith(".arrow")} == {name for name in files if name.endswith(".arrow")}
+    assert storage.names("leases") == []
+    assert not storage.fs.call_s3("list_multipart_uploads", Bucket="lvd-test").get("Uploads")

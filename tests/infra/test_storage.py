@@ -1,5 +1,7 @@
 """Storage on a folder and on S3: whole files or none."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,3 +54,39 @@ def test_what_a_dead_process_left_is_removed(local_root: str) -> None:
     left.write_bytes(b"x")
     Storage(local_root).remove_temporary()
     assert not left.parent.exists()
+
+
+def test_what_another_storage_did_is_seen(root: str) -> None:
+    mine, theirs = Storage(root), Storage(root)
+    assert mine.names("stage") == [] and not mine.exists("stage/a")
+    theirs.write_bytes("stage/a", b"1")
+    assert mine.names("stage") == ["a"] and mine.exists("stage/a") and mine.exists("stage")
+    theirs.write_bytes("stage/b", b"2")
+    theirs.write_bytes("stage/a", b"longer")
+    assert mine.names("stage") == ["a", "b"] and mine.read_bytes("stage/a") == b"longer"
+    theirs.remove("stage")
+    assert mine.names("stage") == [] and not mine.exists("stage/b") and not mine.exists("stage")
+
+
+def test_what_another_process_did_is_seen(root: str) -> None:
+    mine = Storage(root)
+    mine.write_bytes("stage/a", b"1")
+    assert mine.names("stage") == ["a"] and mine.exists("stage/a") and not mine.exists("stage/b")
+    program = "import sys; from lvd.infra.storage import Storage; s = Storage(sys.argv[1]); "
+    program += "s.write_bytes('stage/b', b'2'); s.remove('stage/a')"
+    subprocess.run([sys.executable, "-c", program, root], check=True, timeout=60)
+    assert mine.names("stage") == ["b"] and mine.exists("stage/b") and not mine.exists("stage/a")
+
+
+def test_a_folder_of_many_pages_is_listed_and_removed(s3_root: str) -> None:
+    from moto.s3.models import s3_backends
+
+    bucket, _, prefix = s3_root.removeprefix("s3://").partition("/")
+    for number in range(2100):  # S3 lists and removes a thousand at a time
+        s3_backends["123456789012"]["aws"].put_object(bucket, f"{prefix}/many/{number:04d}", b"")
+    storage = Storage(s3_root)
+    storage.write_bytes("many/0007/below", b"")
+    storage.write_bytes("many-more", b"")
+    assert storage.names("many") == sorted([*(f"{number:04d}" for number in range(2100)), "0007"])
+    storage.remove("many")
+    assert storage.names("") == ["many-more"]

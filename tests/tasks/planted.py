@@ -90,7 +90,7 @@ def manifest(root: str, partition: Partition, **options: Any) -> list[ShardRef]:
     commit(judged, len(partition.files), config={}, inputs={})
     commit(chosen, crawl.choose.fn(judged.shards(), chosen, config), config={}, inputs={})
     count = max(1, -(-sum(ref.rows for ref in named.shards()) // config.rows_per_shard))
-    crawl.manifest_shards.fn(target.planned(count), named.shards(), judged.shards(), chosen.shards(), config)
+    crawl.manifest_shards.fn(target.missing(count), named.shards(), judged.shards(), chosen.shards(), config)
     commit(target, count, config={}, inputs={})
     return target.shards()
 

@@ -94,22 +94,25 @@ def test_a_query_of_zeros_has_no_neighbours_and_moves_no_other(stored: list[Shar
 
 
 def test_vectors_do_not_depend_on_the_batch_and_a_broken_image_has_none() -> None:
-    spec = models.ModelSpec(model="builtin:dct")
+    inference = models.Inference(model="builtin:dct", precision="float32")
     images = [copying.jpeg(picture(number))[1] for number in range(5)]
     images.insert(3, images[0][:200])
-    model = models.load(spec)
+    model = models.load(engine.spec_of(inference))
     one_by_one = [
         model.embed(np.stack([model.preprocess(decode_rgb(i, min_short_edge_px=model.min_short_edge_px or None))]))[0]
         for i in images[:3]
     ]
-    found = [finding.vectors_of(iter(images), spec, batch_size=size, device="cpu") for size in (1, 4, 32)]
+    sizes = [inference.model_copy(update={"batch_size": size}) for size in (1, 4, 32)]
+    found = [finding.vectors_of(iter(images), sized, device="cpu") for sized in sizes]
     assert found[0].shape == (6, model.dim)
     assert found[0].dtype == np.float16
     assert not found[0][3].any()
     np.testing.assert_array_equal(found[0][:3], np.float16(one_by_one))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
-    assert finding.vectors_of([], spec, batch_size=4, device="cpu").shape == (0, model.dim)
+    assert finding.vectors_of([], sizes[1], device="cpu").shape == (0, model.dim)
+    on_gpus = sizes[1].model_copy(update={"precision": "bfloat16"})  # a model that only a processor runs
+    np.testing.assert_array_equal(finding.vectors_of(iter(images), on_gpus, device="cuda:0"), found[0])
 
 
 def test_near_hashes_are_confirmed_by_the_thumbnails(tmp_path: Path) -> None:

@@ -91,6 +91,17 @@ def test_a_vector_is_the_same_alone_and_in_any_batch(name, drawn):
     np.testing.assert_array_equal(model.embed(np.asfortranarray(rasters)), together)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_that_is_begun_ahead_is_the_same(name, drawn):
+    model = models.load(ModelSpec(model=name))
+    batch = model.buffer((5, *model.input_shape))
+    assert (batch.dtype, batch.any(), model.halved) == (np.uint8, False, 0)
+    batch[:4] = [model.preprocess(image) for image in drawn[0][:4]]
+    found, seconds = model.start(batch)()
+    np.testing.assert_array_equal(found, model.embed(batch))
+    assert np.isfinite(found).all() and seconds > 0  # padding has a vector as well
+
+
 def check_copies(images: list[Image.Image], min_recall: float) -> None:
     """Unrelated images are below every threshold; so many of the copies are above the one for self-deduplication."""
     thresholds = models.copy_thresholds(ModelSpec(model="builtin:dct"))

@@ -7,13 +7,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from lvd.infra.errors import InputError
 from lvd.tasks import models
-from lvd.tasks.models import ModelSpec
+from lvd.tasks.models import Inference, ModelSpec, Placement
 
 WRONG_DIGEST = "0" * 64
 PLAIN = {"kind": "test", "note": "", "check": lambda spec, where: None, "digest": lambda spec: spec.model}
@@ -51,7 +50,7 @@ def test_a_spec_refuses_what_it_does_not_know(fields):
 
 def test_the_longest_prefix_takes_a_name(registry):
     for name in ("a", "a:", "a:b:", ""):
-        models.register(name, **PLAIN)(lambda spec, device: None)
+        models.register(name, **PLAIN)(lambda spec, placement: None)
     found = {name: models._family(name).name for name in ("a", "a:x", "a:b:c", "ab", "b:a")}
     assert found == {"a": "a", "a:x": "a:", "a:b:c": "a:b:", "ab": "", "b:a": ""}
 
@@ -60,8 +59,8 @@ def test_many_threads_get_one_load(registry):
     loads, start = [], threading.Barrier(8)
 
     @models.register("slow", **PLAIN)
-    def slow(spec, device):
-        loads.append((spec.input_px, device))
+    def slow(spec, placement):
+        loads.append((spec.input_px, placement))
         time.sleep(0.05)
         return object()
 
@@ -71,17 +70,45 @@ def test_many_threads_get_one_load(registry):
 
     with ThreadPoolExecutor(8) as pool:
         assert len({id(model) for model in pool.map(ask, range(8))}) == 1
-    assert loads == [(32, "cpu")]
+    usual = Placement(device="cpu", precision="float32", compiled=False)
+    assert loads == [(32, usual)]
     models.load(ModelSpec(model="slow", input_px=64))
-    models.load(ModelSpec(model="slow", input_px=64), device="meta")
-    assert loads == [(32, "cpu"), (64, "cpu"), (64, "meta")]
+    others = [Placement("meta"), Placement(precision="bfloat16"), Placement(compiled=True)]
+    for placement in [usual, *others, *others]:
+        models.load(ModelSpec(model="slow", input_px=64), placement)
+    assert loads == [(32, usual), *((64, placement) for placement in (usual, *others))]
+
+
+def test_a_process_that_moves_to_another_gpu_lets_go_of_the_models_on_the_first(registry):
+    @models.register("placed", **PLAIN)
+    def placed(spec, placement):
+        return object()
+
+    specs, devices = [ModelSpec(model="placed", input_px=px) for px in (32, 64)], ("cuda:0", "cuda:1")
+    before = {(spec, device): models.load(spec, Placement(device)) for spec in specs for device in devices}
+    models.keep_only("cuda:1")
+    after = {(spec, device): models.load(spec, Placement(device)) for spec in specs for device in devices}
+    assert {device for spec, device in before if after[spec, device] is before[spec, device]} == {"cuda:1"}
+    assert len({id(model) for model in [*before.values(), *after.values()]}) == 4 + 2
+
+
+@pytest.mark.parametrize("fields", [{"batch_size": 0}, {"batch_size": 4097}, {"batch_size": "8 images"}, {"pace": 1}])
+def test_how_a_model_is_run_is_checked(fields):
+    with pytest.raises(ValidationError):
+        Inference(model="x", **fields)
+    assert Inference(model="x", batch_size=4096).precision == "auto"
+
+
+def test_models_that_only_a_processor_runs_stay_there():
+    assert models.device_for(ModelSpec(model="builtin:dct"), "cuda:0") == "cpu"
+    assert models.device_for(ModelSpec(model="test_vit"), "cuda:0") == "cuda:0"
 
 
 def test_a_load_that_failed_is_tried_again(registry):
     outcomes = [InputError("not yet"), "model"]
 
     @models.register("flaky", **PLAIN)
-    def flaky(spec, device):
+    def flaky(spec, placement):
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -94,7 +121,7 @@ def test_a_load_that_failed_is_tried_again(registry):
 
 def test_a_file_that_changed_is_loaded_again(registry, weights):
     @models.register("file", **PLAIN)
-    def build(spec, device):
+    def build(spec, placement):
         return models.read_file(spec)
 
     spec = ModelSpec(model="file", path=str(weights))
@@ -211,13 +238,3 @@ def test_thresholds_are_the_models_own():
     own = models.copy_thresholds(ModelSpec(model="builtin:dct"))
     assert own.floor < own.benchmark_min_similarity < own.min_similarity
     assert models.copy_thresholds(ModelSpec(model="test_vit")) is None
-
-
-def test_a_row_that_is_not_finite_stays_so():
-    import torch
-
-    batch = np.array([[3.0, 4.0], [np.nan, 1.0], [0.0, 0.0], [np.inf, 1.0]], dtype=np.float32)
-    batch.setflags(write=False)  # of which torch would warn
-    vectors = models.unit_features(torch.nn.Identity(), batch, "cpu")
-    np.testing.assert_array_equal(vectors[0], np.float32([0.6, 0.8]))
-    assert np.isnan(vectors[1:]).any(axis=1).all()

@@ -1,0 +1,47 @@
+"""Shards that take time and nothing else, for tests and benchmarks of how work is spread."""
+
+import os
+import time
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from lvd.infra.errors import RetryableError
+from lvd.infra.shards import ShardRef, write_shard
+from lvd.tasks import schemas
+
+
+@task(name="sleep", persist_result=False, cache_policy=NO_CACHE)
+def sleep(number: int, seconds: float) -> tuple[int, int]:
+    """(number, process id) after so many seconds."""
+    time.sleep(seconds)
+    return number, os.getpid()
+
+
+@task(name="fail", persist_result=False, cache_policy=NO_CACHE)
+def fail(error: Exception) -> None:
+    raise error
+
+
+@task(name="flaky", persist_result=False, cache_policy=NO_CACHE)
+def flaky(path: str, failures: int) -> int:
+    """The number of this attempt, once so many have failed."""
+    log = Path(path)
+    attempts = len(log.read_text()) + 1 if log.exists() else 1
+    log.write_text("x" * attempts)
+    if attempts <= failures:
+        raise RetryableError("busy")
+    return attempts
+
+
+@task(name="write-together", persist_result=False, cache_policy=NO_CACHE)
+def write_together(jobs: list[tuple[int, ShardRef]], *, log: str) -> list[int | Exception]:
+    """Writes an empty shard for every job, and gives its number, or an error for a negative one; logs each call."""
+    with Path(log).open("a") as lines:
+        lines.write(f"{[number for number, _ in jobs]}\n")
+    for number, ref in jobs:
+        if number >= 0:
+            with write_shard(ref, schemas.FATES, {}):
+                pass
+    return [number if number >= 0 else ValueError("negative") for number, _ in jobs]
