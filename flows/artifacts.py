@@ -3,6 +3,7 @@
 from typing import Any
 
 from lvd.flows.run import Run
+from lvd.flows.server import dispensable
 from lvd.infra.shards import StageDir
 from lvd.tasks.report import size
 
@@ -14,9 +15,10 @@ def leave_artifacts(run: Run, stage: str, before: dict[str, int]) -> None:
     key = stage.replace("_", "-")
     directories = [d for name, found in run.directories.items() for d in found[before.get(name, 0) :]]
     rows = [counts(run, directory) for directory in directories]
-    create_table_artifact(key=key, table=rows, description=f"Rows and reasons of {stage}")
-    for directory in directories[:1]:
-        create_link_artifact(key=f"{key}-output", link=link(run.storage.uri(directory)), link_text=directory)
+    with dispensable(f"the table of {stage}"):
+        create_table_artifact(key=key, table=rows, description=f"Rows and reasons of {stage}")
+        for directory in directories[:1]:
+            create_link_artifact(key=f"{key}-output", link=link(run.storage.uri(directory)), link_text=directory)
 
 
 def counts(run: Run, directory: str) -> dict[str, Any]:

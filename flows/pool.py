@@ -12,12 +12,15 @@ from lvd.infra.errors import InputError
 from lvd.infra.shards import NODE_VARIABLE
 
 RETRIES = 5  # of a task whose node or process died; what it had written is not computed again
-LOCAL_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 RAY_ENVIRONMENT = {
-    **LOCAL_ENVIRONMENT,
+    "OMP_WAIT_POLICY": "PASSIVE",
     # A worker process keeps its models from task to task and may be given another GPU: see `own_device`.
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
 }
+# How patient a task is with Prefect's server: as the run itself.
+PASSED_ON = tuple(
+    f"PREFECT_CLIENT_{name}" for name in ("MAX_RETRIES", "RETRY_EXTRA_CODES", "SERVER_VERSION_CHECK_ENABLED")
+)
 
 
 def workers(compute: Compute) -> int:
@@ -182,7 +185,12 @@ def cluster(compute: Compute) -> Iterator[None]:
         return
     import ray
 
-    environment = {"runtime_env": {"env_vars": RAY_ENVIRONMENT}, "namespace": "lvd", "log_to_driver": False}
+    own_settings = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment = {
+        "runtime_env": {"env_vars": RAY_ENVIRONMENT | own_settings},
+        "namespace": "lvd",
+        "log_to_driver": False,
+    }
     own = {"num_cpus": workers(compute), "include_dashboard": False} if compute.address is None else {}
     try:
         connected = ray.init(address=compute.address or "local", **own, **environment)

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
+from lvd.flows.server import dispensable
+
 logger = logging.getLogger("lvd")
 
 LINE_EVERY_S = 30.0
@@ -242,7 +244,6 @@ class Reported:
         self._often = Often(UPDATE_EVERY_S)
         self._ids: dict[str, Any] = {}
         self._given_up: set[str] = set()
-        self._has_warned = False
 
     def show(self, tally: Tally, now: float, *, is_begun: bool = False, is_ended: bool = False) -> None:
         from prefect.context import FlowRunContext
@@ -254,23 +255,16 @@ class Reported:
             self._leave(tally, now)
 
     def _leave(self, tally: Tally, now: float) -> None:
-        import httpx
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
-        from prefect.exceptions import PrefectException
-        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
         said = {"progress": round(100 * tally.share_done, 1), "description": tally.line(now)}
-        try:
-            with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):  # the shards do not wait for it
-                if tally.name in self._ids:
-                    update_progress_artifact(self._ids[tally.name], **said)
-                else:
-                    self._ids[tally.name] = create_progress_artifact(key=artifact_key(tally.name), **said)
-        except (httpx.HTTPError, PrefectException) as error:
-            self._given_up.add(tally.name)
-            if not self._has_warned:
-                self._has_warned = True
-                logger.warning("no progress on Prefect's screen, the run goes on: %s: %s", type(error).__name__, error)
+        self._given_up.add(tally.name)
+        with dispensable(f"the progress of {tally.name}"):  # the shards do not wait for it
+            if tally.name in self._ids:
+                update_progress_artifact(self._ids[tally.name], **said)
+            else:
+                self._ids[tally.name] = create_progress_artifact(key=artifact_key(tally.name), **said)
+            self._given_up.discard(tally.name)
 
 
 def artifact_key(stage: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -14,6 +15,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from lvd.infra.errors import InputError, RetryableError
+
+logger = logging.getLogger("lvd")
 
 START_TIMEOUT_S = 120.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -69,6 +72,20 @@ def answering(url: str, remedy: str = "") -> Iterator[None]:
             f"Prefect's server at {httpx.URL(url).copy_with(userinfo=b'')} must answer, was asked in vain ({said}): "
             f"{remedy}run the same command again; what is done stays done"
         ) from error
+
+
+@contextlib.contextmanager
+def dispensable(what: str) -> Iterator[None]:
+    """What is left on Prefect's screen inside is tried once; if it fails, the run goes on, with a warning."""
+    import httpx
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    try:
+        with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):
+            yield
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("%s is not on Prefect's screen, the run goes on: %s: %s", what, type(error).__name__, error)
 
 
 def ask() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lvd.flows.inquiry import last_run
-from lvd.infra import pool
+from lvd.infra import daemons, pool
 from lvd.infra.errors import InputError
 from lvd.infra.storage import Storage
 from lvd.tests.running import wait_until
@@ -72,8 +72,8 @@ def test_the_pool_comes_up_runs_the_demo_and_leaves_nothing(folder: Path, monkey
     assert f"{state.settings['PREFECT_UI_URL']}/runs/flow-run/" in done.stdout
     for name in ("pool.json", "env.sh"):
         assert (folder / name).stat().st_mode & 0o777 == 0o600, name
-    assert [one.name for one in state.daemons if pool.alive(one)] == ["ray", "s3", "postgresql", "prefect", "worker"]
-    processes = {pid: start for one in state.daemons for pid, start in pool.family(one, state.marker).items()}
+    assert [one.name for one in state.daemons if daemons.alive(one)] == ["ray", "s3", "postgresql", "prefect", "worker"]
+    processes = {pid: start for one in state.daemons for pid, start in daemons.family(one, state.marker).items()}
     assert listened_addresses(set(processes)) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
     again = command("up", folder)
@@ -82,7 +82,7 @@ def test_the_pool_comes_up_runs_the_demo_and_leaves_nothing(folder: Path, monkey
 
     script = f". {folder / 'env.sh'} && exec {Path(sys.executable).with_name('lvd')} status s3://lvd/mini"
     status = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert status.returncode == 0 and "publish" in status.stdout, status.stdout + status.stderr
+    assert status.returncode == 0 and "last run" in status.stdout, status.stdout + status.stderr
     script = f". {folder / 'env.sh'} && exec {Path(sys.executable).with_name('prefect')} --no-prompt deployment ls"
     listed = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=120, check=False).stdout
     assert all(name in listed for name in ("curate/lvd", "curate/lvd-gpu", "curate/mini", "nightly/lvd"))
@@ -95,14 +95,14 @@ def test_the_pool_comes_up_runs_the_demo_and_leaves_nothing(folder: Path, monkey
 
     down = command("down", folder)
     assert down.returncode == 0, down.stdout + down.stderr
-    left = [pid for pid, start in processes.items() if pool.runs(pid, start)]
+    left = [pid for pid, start in processes.items() if daemons.runs(pid, start)]
     assert not left
     assert not (folder / "pool.json").exists() and not Path(state.runtime).exists()
     assert "no pool is up" in command("down", folder).stdout
 
 
 def test_what_was_started_is_ended_when_a_step_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[pool.Daemon] = []
+    started: list[daemons.Daemon] = []
 
     def fails(one: pool.Pool, *_: object) -> str:
         started.extend(one.state.daemons)
@@ -112,7 +112,7 @@ def test_what_was_started_is_ended_when_a_step_fails(folder: Path, monkeypatch: 
     with pytest.raises(InputError, match="no database today"):
         pool.up(pool.Pool(folder), 1)
     assert {one.name for one in started} == {"ray", "s3"}
-    assert not any(pool.alive(one) for one in started)
+    assert not any(daemons.alive(one) for one in started)
     assert not (folder / "pool.json").exists()
 
 
@@ -147,7 +147,7 @@ def test_two_that_come_up_at_once_are_one(tmp_path: Path) -> None:
 
 def test_a_later_process_of_the_same_number_is_not_ended() -> None:
     with subprocess.Popen(SLEEPER, start_new_session=True) as stranger:
-        pool.end(pool.Daemon(name="s3", pid=stranger.pid, started="1"), marker="of a pool")
+        daemons.end(daemons.Daemon(name="s3", pid=stranger.pid, started="1"), marker="of a pool")
         assert stranger.poll() is None
         stranger.kill()
 
@@ -181,27 +181,27 @@ def test_those_that_left_the_session_and_those_whose_leader_died_are_ended(tmp_p
         with subprocess.Popen(
             [sys.executable, "-c", script], start_new_session=True, env=environment, stdout=subprocess.PIPE, text=True
         ) as leader:
-            daemon = pool.Daemon(name="ray", pid=leader.pid, started=pool.started(leader.pid))
+            daemon = daemons.Daemon(name="ray", pid=leader.pid, started=daemons.started(leader.pid))
             if script == child:
                 leader.wait()
             else:
                 leader.stdout.readline()
-            family = pool.family(daemon, "mine")
-            others = pool.family(daemon, "of another pool")
-            pool.end(daemon, "mine")
+            family = daemons.family(daemon, "mine")
+            others = daemons.family(daemon, "of another pool")
+            daemons.end(daemon, "mine")
             leader.kill()
         assert len(family) == (1 if script == child else 2)
         assert others == ({} if script == child else family)
-        assert not any(pool.runs(pid, start) for pid, start in family.items())
+        assert not any(daemons.runs(pid, start) for pid, start in family.items())
 
 
 def test_a_daemon_that_does_not_listen_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "GRACE_S", 0.2)
+    monkeypatch.setattr(daemons, "GRACE_S", 0.2)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        daemon = pool.Daemon(name="worker", pid=process.pid, started=pool.started(process.pid))
-        pool.end(daemon, "mine")
+        daemon = daemons.Daemon(name="worker", pid=process.pid, started=daemons.started(process.pid))
+        daemons.end(daemon, "mine")
         wait_until(lambda: process.poll() is not None, 10, "the daemon must end")
         assert process.returncode == -signal.SIGKILL
 

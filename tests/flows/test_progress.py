@@ -228,7 +228,8 @@ def test_an_api_that_does_not_answer_ends_no_run(client: Client, caplog: pytest.
         with watched.stage("embed", 1) as show:  # tried anew when a stage is begun
             show(done())
     warnings = [record.getMessage() for record in caplog.records]
-    assert warnings == ["no progress on Prefect's screen, the run goes on: ConnectError: Connection refused"]
+    said = "is not on Prefect's screen, the run goes on: ConnectError: Connection refused"
+    assert warnings == [f"the progress of embed {said}", f"the progress of copies {said}"]  # once for a stage
     assert client.calls[:3] == ["embed-progress", "copies-progress", "embed-progress"]
     assert [data for data, _ in client.artifacts.values()] == [100.0]
 
