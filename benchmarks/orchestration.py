@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/orchestration.py [--quick] [--runner local|ray]
 
-2,000 shards of 10 s (10,000 images at 1,000 images/s) on 64 workers; with `ray` shards of 2 s on 16 processes of
+2,000 shards of 10 s (10,000 images at 1,000 images/s) on 64 workers; with `ray` shards of 5 s on 32 processes of
 this machine. Counted: wall time beyond that of the sleeping, which is that of the worker with most shards; and how the
 memory of the flow's process grows between the first tenth and the end.
 """
@@ -17,13 +17,14 @@ from measuring import memory_mb
 from prefect import flow
 
 from lvd.flows import dispatch, pool
+from lvd.flows.group import call
 from lvd.flows.recipe import Compute
 from lvd.flows.server import prefect_server
 from lvd.tests.sleeping import sleep
 
 TARGET = 0.05  # of the wall time
 SHARDS, QUICK_SHARDS = 2000, 200
-WORKERS = {"local": (64, 10.0), "ray": (16, 2.0)}  # how many, and the seconds of a shard
+WORKERS = {"local": (64, 10.0), "ray": (32, 5.0)}  # how many, and the seconds of a shard
 
 
 def spread(number: int, seconds: float, compute: Compute) -> dict[str, float]:
@@ -33,7 +34,7 @@ def spread(number: int, seconds: float, compute: Compute) -> dict[str, float]:
     @flow(task_runner=pool.task_runner(compute), persist_result=False, validate_parameters=False)
     def sleeping() -> float:
         began = time.perf_counter()
-        calls = (dispatch.call(sleep, place, seconds) for place in range(number))
+        calls = (call(sleep, place, seconds) for place in range(number))
         seen = set()
         for outcome in dispatch.outcomes(calls, compute, "screen", "cpu", number):
             assert outcome.error is None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lvd.flows.collected import Sources, shards_of
-from lvd.flows.dispatch import Call, call
+from lvd.flows.group import Call, call
 from lvd.flows.run import Run, Work
 from lvd.infra.shards import ShardRef, StageDir, fingerprint
 from lvd.tasks import adjusting, models

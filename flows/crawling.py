@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from lvd.flows.collected import Gathered, Part, Sources
-from lvd.flows.dispatch import Call, call, joint_call
+from lvd.flows.group import Call, call, joint_call
 from lvd.flows.run import Run, Work, raise_first
 from lvd.flows.stage import stage
 from lvd.infra.errors import InputError

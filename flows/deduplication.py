@@ -2,7 +2,7 @@
 
 from lvd.flows.adjusting import adjusted_vectors
 from lvd.flows.collected import Sources, shards_of
-from lvd.flows.dispatch import Call, call
+from lvd.flows.group import Call, call
 from lvd.flows.measuring import measured_vectors
 from lvd.flows.neighbours import Described, pool_edges, reference_edges
 from lvd.flows.run import Run, Work

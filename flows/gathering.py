@@ -4,7 +4,7 @@ from typing import Any
 
 from lvd.flows import pool
 from lvd.flows.collected import Gathered, Part, Sources, shards_of
-from lvd.flows.dispatch import Call, call
+from lvd.flows.group import Call, call
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import commit_decision, stage
 from lvd.infra.shards import ShardRef, StageDir

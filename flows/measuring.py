@@ -4,7 +4,7 @@ from typing import Any
 
 from lvd.flows import pool
 from lvd.flows.collected import Gathered
-from lvd.flows.dispatch import Call, call, joint_call
+from lvd.flows.group import Call, call, joint_call
 from lvd.flows.run import Run, Work
 from lvd.infra.shards import ShardRef, StageDir, fingerprint, read_table
 from lvd.tasks import batch_size as batch_size_stage

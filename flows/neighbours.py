@@ -1,6 +1,6 @@
 """The search for neighbours: which engine, the cells and what they are certified for, the edges."""
 
-from lvd.flows.dispatch import Call, call
+from lvd.flows.group import Call, call
 from lvd.flows.run import Run, Work
 from lvd.infra.shards import ShardRef, StageDir, commit
 from lvd.tasks import neighbours as search_stage

@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -32,7 +32,7 @@ def device(compute: Compute) -> str:
     """The kind of device that models run on: `cpu`, or `cuda` where this machine, or the Ray cluster, has a GPU."""
     if compute.gpus == 0:
         return "cpu"
-    if gpus(compute):
+    if gpus(compute) or (compute.runner == "ray" and compute.gpus != "auto"):  # its nodes may come when they are needed
         return "cuda"
     if compute.gpus == "auto":
         return "cpu"
@@ -110,18 +110,28 @@ def name_node() -> None:
 
 
 @contextmanager
-def own_device(device: str) -> Iterator[str]:
-    """The very device for the work inside: of several GPUs the one that Ray assigned, or the next one that is free."""
+def own_device(device: str, *, gpus: int = 0, share: float = 1.0) -> Iterator[str]:
+    """The very device for the work inside: of several GPUs the one that Ray assigned, or the next one that is free.
+
+    gpus: of this machine that may be lent; share: of the assigned GPU's memory that this task may use.
+    """
     if device == "cpu":
         yield device
-    elif (assigned := _assigned_gpu()) is not None:
-        from lvd.tasks import models
-
-        models.keep_only(assigned)
-        yield assigned
-    else:
-        with _GPUS.one() as free:
+        return
+    if (assigned := _assigned_gpu()) is None:
+        with _GPUS.one(gpus) as free:
             yield free
+        return
+    import torch
+
+    from lvd.tasks import models
+
+    models.keep_only(assigned)
+    torch.cuda.set_per_process_memory_fraction(min(share, 1.0), assigned)
+    try:
+        yield assigned
+    finally:
+        torch.cuda.empty_cache()  # another process may be given this GPU next
 
 
 class _LocalGpus:
@@ -131,10 +141,9 @@ class _LocalGpus:
         self._changed, self._lent = threading.Condition(), set()
 
     @contextmanager
-    def one(self) -> Iterator[str]:
-        import torch
-
-        every = {f"cuda:{index}" for index in range(torch.cuda.device_count())}
+    def one(self, most: int) -> Iterator[str]:
+        """most: how many may be lent, the first ones of the machine."""
+        every = {f"cuda:{index}" for index in range(most)}
         with self._changed:
             self._changed.wait_for(lambda: every - self._lent)
             mine = min(every - self._lent)
@@ -148,6 +157,12 @@ class _LocalGpus:
 
 
 _GPUS = _LocalGpus()
+
+
+def end_if_broken(errors: Iterable[BaseException | None]) -> None:
+    """Ends this process of a Ray node if its GPU context is beyond repair, so that the next task gets a fresh one."""
+    if _ray_context() is not None and any("CUDA error" in str(error) for error in errors if error is not None):
+        os._exit(1)
 
 
 def _assigned_gpu() -> str | None:

@@ -22,7 +22,7 @@ logger = logging.getLogger("lvd")
 LINE_EVERY_S = 30.0
 UPDATE_EVERY_S = 2.0  # of a progress artifact
 
-Show = Callable[[Any], None]  # takes a `dispatch.Outcome`
+Show = Callable[[Any], None]  # takes a `group.Outcome`
 
 
 class Tally:
@@ -45,7 +45,7 @@ class Tally:
         self._begun, self._before = now, (self.done, self._rows, self._seen)
 
     def add(self, outcome: Any) -> None:
-        """outcome: a `dispatch.Outcome`."""
+        """outcome: a `group.Outcome`."""
         self.done += 1
         self.failed += outcome.error is not None
         account = outcome.account or {}

@@ -72,7 +72,7 @@ class Resources(Strict):
     """What one task asks for on a cluster. null: one core; for models on GPUs one GPU and its share of the cores."""
 
     cpus: float | None = Field(None, gt=0)
-    gpus: float | None = Field(None, ge=0)  # 0.5: two tasks share one
+    gpus: float | None = Field(None, gt=0)  # 0.5: two tasks share one; compute.gpus: 0 has none at all
     memory_gb: float | None = Field(None, gt=0)
 
 
@@ -82,7 +82,9 @@ class Compute(Strict):
     runner: Literal["local", "ray"] = "local"
     address: str | None = None  # of the Ray cluster; null starts one on this machine
     cpu_workers: int | Literal["auto"] = Field("auto")  # tasks at once; auto: the cores of this machine
-    gpus: int | Literal["auto"] = "auto"  # of this machine; 0 computes on the CPU; auto uses all that there are
+    # Of this machine; 0 computes on the CPU; auto uses all that there are. On a Ray cluster any number above 0 says
+    # that there are some, also where nodes come only when they are asked for.
+    gpus: int | Literal["auto"] = "auto"
     resources: dict[Stage, Resources] = {}  # for `ray`: what a task of a stage asks for
 
     @model_validator(mode="after")

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from lvd.flows import dispatch, pool
-from lvd.flows.dispatch import Call, Outcome
+from lvd.flows.group import Call, Outcome
 from lvd.flows.progress import Progress, Unseen
 from lvd.flows.recipe import Recipe
 from lvd.infra.errors import InputError, ShardError
@@ -50,8 +51,9 @@ class Run:
         self.started = time.time()
         self._progress = progress or Unseen()
 
-    @property
+    @cached_property
     def device(self) -> str:
+        """The kind of device, decided once: the nodes of a cluster come and go."""
         return pool.device(self.recipe.compute)
 
     def target(self, stage: str, *parts: Any) -> StageDir:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lvd.flows import versions
 from lvd.flows.collected import Cells, Matches, Part, Sources, shards_of
-from lvd.flows.dispatch import Call, call
+from lvd.flows.group import Call, call
 from lvd.flows.measuring import measured_vectors
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage

@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +27,7 @@ SCHEMA_VERSION = "1"
 BATCH_ROWS = 256
 BATCH_BYTES = 32 << 20
 REJECT_BYTES = 64 << 10
+READERS = 16  # accounts that are read at once when a stage is closed
 NODE_VARIABLE = "LVD_NODE"
 FEATURES = b"huggingface"
 
@@ -317,7 +319,8 @@ def commit(
 ) -> dict[str, Any]:
     """Closes a stage and returns its stage.json, which is written last; the files before it make it a dataset."""
     storage, refs = target.storage, target.planned(count)
-    accounts = [storage.read_json(ref.name("account", "json")) for ref in refs]
+    with ThreadPoolExecutor(READERS) as readers:
+        accounts = list(readers.map(lambda ref: storage.read_json(ref.name("account", "json")), refs))
     with storage.open(refs[0].name()) as file, pa.ipc.open_stream(file) as stream:
         features = json.loads(stream.schema.metadata[FEATURES])["info"]["features"]
     write_dataset_files(

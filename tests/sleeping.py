@@ -36,12 +36,18 @@ def flaky(path: str, failures: int) -> int:
 
 
 @task(name="write-together", persist_result=False, cache_policy=NO_CACHE)
-def write_together(jobs: list[tuple[int, ShardRef]], *, log: str) -> list[int | Exception]:
-    """Writes an empty shard for every job, and gives its number, or an error for a negative one; logs each call."""
+def write_together(jobs: list[tuple[int, ShardRef]], *, log: str, busy: int = -1) -> list[int | Exception]:
+    """Writes an empty shard for every job, and gives its number, or an error for a negative one; logs each call.
+
+    busy: this number fails in its first call, in a way that can pass.
+    """
+    is_first = not Path(log).exists()
     with Path(log).open("a") as lines:
         lines.write(f"{[number for number, _ in jobs]}\n")
+    late = busy if is_first else -1
     for number, ref in jobs:
-        if number >= 0:
+        if number >= 0 and number != late:
             with write_shard(ref, schemas.FATES, {}):
                 pass
-    return [number if number >= 0 else ValueError("negative") for number, _ in jobs]
+    errors = {late: RetryableError("busy")}
+    return [errors.get(number, number) if number >= 0 else ValueError("negative") for number, _ in jobs]

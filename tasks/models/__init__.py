@@ -184,7 +184,12 @@ class _Loaded:
     def keep_only(self, device: str) -> None:
         """Lets go of the models that are on other devices."""
         with self._lock:
-            self._models = {key: model for key, model in self._models.items() if key[1].device == device}
+            kept = {key: model for key, model in self._models.items() if key[1].device == device}
+            has_dropped, self._models = len(kept) < len(self._models), kept
+        if has_dropped:
+            import torch
+
+            torch.cuda.empty_cache()
 
 
 _LOADED = _Loaded()

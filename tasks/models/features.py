@@ -102,7 +102,9 @@ class Features:
             return torch.cat([self._fitting(part) for part in pixels.split(self._most)])
         try:
             return self._features(pixels)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # TorchScript says it in words only
+            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+                raise
             if len(pixels) == 1:
                 raise
             self._most = -(-len(pixels) // 2)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from lvd.flows import dispatch, pool
-from lvd.flows.dispatch import Call, SomeFailed, call, compute, group_size, joint_call, outcomes, portable
+from lvd.flows import dispatch, group, pool
+from lvd.flows.dispatch import group_size, outcomes
+from lvd.flows.group import Call, Group, SomeFailed, call, compute, joint_call, portable
 from lvd.flows.recipe import Compute
 from lvd.infra.errors import InputError, RetryableError, ShardError
 from lvd.infra.shards import ShardRef, StageDir, read_table
@@ -46,17 +47,17 @@ class Pool:
         self._lock = threading.Lock()
         self.threads = ThreadPoolExecutor(2)
 
-    def submit(self, group: list[Call], device: str, stage: str) -> "Submitted":
-        self.groups.append(group)
+    def submit(self, own: Group, stage: str) -> "Submitted":
+        self.groups.append(own.calls)
         with self._lock:
             self.at_once += 1
             self.most = max(self.most, self.at_once)
-        future = self.threads.submit(self._compute, dispatch.Group(group, device))
+        future = self.threads.submit(self._compute, own)
         return Submitted(future)
 
-    def _compute(self, group: dispatch.Group) -> Any:
+    def _compute(self, own: Group) -> Any:
         try:
-            return compute.fn(group)
+            return compute.fn(own)
         except SomeFailed as error:
             return error
         finally:
@@ -107,7 +108,7 @@ def test_a_failure_leaves_its_group_alone(pool_of_two: Pool, monkeypatch: pytest
     errors = {3: ValueError("no"), 4: InputError("act"), 11: ShardError("this one")}
     calls = (call(fail, errors[n]) if n in errors else call(sleep, n, 0.0) for n in range(12))
     found = list(outcomes(calls, LOCAL, "screen", "cpu", 12))
-    assert [len(group) for group in pool_of_two.groups] == [5, 5, 2]
+    assert [len(group) for group in pool_of_two.groups] == [2, 4, 5, 1]  # growing
     assert sorted(o.value[0] for o in found if o.error is None) == [n for n in range(12) if n not in errors]
     assert sorted((type(o.error).__name__, str(o.error)) for o in found if o.error) == [
         ("InputError", "act"), ("ShardError", "this one"), ("ValueError", "no"),
@@ -116,11 +117,12 @@ def test_a_failure_leaves_its_group_alone(pool_of_two: Pool, monkeypatch: pytest
 
 def test_what_can_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(dispatch.time, "sleep", waited.append)
-    (outcome,) = compute.fn(dispatch.Group([call(flaky, str(tmp_path / "a"), 2)], "cpu"))
+    monkeypatch.setattr(group.time, "sleep", waited.append)
+    (outcome,) = compute.fn(Group([call(flaky, str(tmp_path / "a"), 2)], "cpu"))
     assert (outcome.value, outcome.error, waited) == (3, None, [2.0, 4.0])
+    assert outcome.call is None  # arguments do not travel back
     with pytest.raises(SomeFailed) as failed:
-        compute.fn(dispatch.Group([call(flaky, str(tmp_path / "b"), 3)], "cpu"))
+        compute.fn(Group([call(flaky, str(tmp_path / "b"), 3)], "cpu"))
     (outcome,) = failed.value.outcomes
     assert isinstance(outcome.error, RetryableError) and waited == [2.0, 4.0, 2.0, 4.0]
     assert "1 of 1 shards failed, first: busy" in str(failed.value)
@@ -133,10 +135,8 @@ def written(root: str, index: int) -> ShardRef:
 
 def test_what_is_on_storage_is_not_computed_again(local_root: str) -> None:
     ref = written(local_root, 0)
-    (outcome,) = compute.fn(
-        dispatch.Group([Call("lvd.tests.sleeping:fail", (ValueError("computed"),), ref=ref)], "cpu")
-    )
-    assert outcome.error is None and outcome.account["rows"] == len(read_table(ref)) == 1
+    (outcome,) = compute.fn(Group([Call("lvd.tests.sleeping:fail", (ValueError("computed"),), ref=ref)], "cpu"))
+    assert (outcome.error, outcome.seconds) == (None, 0) and outcome.account["rows"] == len(read_table(ref)) == 1
 
 
 def test_jobs_with_the_same_options_are_computed_together(local_root: str) -> None:
@@ -147,9 +147,82 @@ def test_jobs_with_the_same_options_are_computed_together(local_root: str) -> No
     jobs = zip([0, 1, 2, 3, -1], refs, shared, strict=True)
     calls = [replace(joint_call(write_together, (number, ref), options), ref=ref) for number, ref, options in jobs]
     with pytest.raises(SomeFailed) as failed:
-        compute.fn(dispatch.Group(calls, "cpu"))
+        compute.fn(Group(calls, "cpu"))
     assert log.read_text().splitlines() == ["[0, 2]", "[3, -1]"]
     assert [str(o.error) if o.error else o.value for o in failed.value.outcomes] == [0, None, 2, 3, "negative"]
+
+
+def test_after_what_the_user_must_act_on_nothing_more_is_begun(pool_of_two: Pool) -> None:
+    calls = (call(fail, InputError("act")) if n == 20 else call(sleep, n, 0.01) for n in range(5000))
+    found = list(outcomes(calls, LOCAL, "screen", "cpu", 5000))
+    assert [str(o.error) for o in found if o.error] == ["act"]
+    assert len(found) < 1000
+
+
+def test_after_many_failures_in_a_row_nothing_more_is_begun(pool_of_two: Pool) -> None:
+    calls = (call(fail, ShardError(str(n))) for n in range(5000))
+    found = list(outcomes(calls, LOCAL, "screen", "cpu", 5000))
+    assert dispatch.FAILURES_IN_A_ROW <= len(found) < 100  # groups stay small: failures say nothing of the pace
+    assert all(o.error for o in found)
+
+
+def test_a_group_whose_process_died_goes_out_again_shard_by_shard(
+    pool_of_two: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "group_size", lambda recent, left, slots: 4)
+
+    def dying(own: Group) -> Any:
+        if any(one.arguments[0] == 9 for one in own.calls):
+            raise MemoryError("killed")
+        return compute.fn(own)
+
+    monkeypatch.setattr(pool_of_two, "_compute", dying)
+    found = list(outcomes((call(sleep, n, 0.0) for n in range(16)), LOCAL, "screen", "cpu", 16))
+    assert sorted(o.value[0] for o in found if o.error is None) == [n for n in range(16) if n != 9]
+    (died,) = [o for o in found if o.error]
+    assert died.call.arguments[0] == 9 and "its process died again and again: killed" in str(died.error)
+    assert [9 in [one.arguments[0] for one in group] for group in pool_of_two.groups].count(True) == 2
+
+
+def test_what_is_in_flight_stops_when_nobody_waits_for_it(pool_of_two: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "group_size", lambda recent, left, slots: 1000)
+    monkeypatch.setattr(pool_of_two, "_compute", slow := SlowStart(pool_of_two._compute))
+    stream = outcomes((call(sleep, n, 0.001) for n in range(4000)), LOCAL, "screen", "cpu", 4000)
+    next(stream)
+    stream.close()
+    slow.go.set()
+    pool_of_two.threads.shutdown()
+    assert slow.computed == 0
+
+
+class SlowStart:
+    """Computes the first group at once, the others when they are let go, and counts what they did."""
+
+    def __init__(self, computed: Any) -> None:
+        self._compute, self.go, self.computed, self._first = computed, threading.Event(), 0, True
+
+    def __call__(self, own: Group) -> Any:
+        is_first, self._first = self._first, False
+        if not is_first:
+            self.go.wait(10)
+        found = self._compute(own)
+        if not is_first:
+            done = found.outcomes if isinstance(found, SomeFailed) else found
+            self.computed += sum(outcome.error is None for outcome in done)
+        return found
+
+
+def test_a_joint_call_that_can_pass_is_tried_again_without_what_is_done(
+    local_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group.time, "sleep", lambda seconds: None)
+    log, refs = Path(local_root) / "log", StageDir(root=local_root, stage="x", fingerprint="y").planned(3)
+    log.parent.mkdir(parents=True)
+    options = {"log": str(log), "busy": 1}
+    calls = [replace(joint_call(write_together, (n, ref), options), ref=ref) for n, ref in enumerate(refs)]
+    found = compute.fn(Group(calls, "cpu"))
+    assert [outcome.value for outcome in found] == [0, 1, 2]
+    assert log.read_text().splitlines() == ["[0, 1, 2]", "[1]"]
 
 
 class Unpicklable(Exception):
@@ -172,10 +245,12 @@ def test_each_gpu_of_a_machine_is_lent_to_one_task_at_a_time(monkeypatch: pytest
     assert pool.device(compute_) == "cuda" and pool.gpus(compute_) == 2
     assert (pool.slots(compute_, "embed", "cuda"), pool.slots(compute_, "embed", "cpu")) == (2, 8)
     assert (pool.decoders(compute_, "embed", "cuda"), pool.decoders(compute_, "embed", "cpu")) == (4, 1)
+    few = Compute(cpu_workers=8, gpus=1)
+    assert (pool.gpus(few), pool.slots(few, "embed", "cuda"), pool.decoders(few, "embed", "cuda")) == (1, 1, 8)
     lent, both, third = [], threading.Barrier(2, timeout=10), threading.Event()
 
     def hold(wait: bool) -> None:
-        with pool.own_device("cuda") as device:
+        with pool.own_device("cuda", gpus=2) as device:
             lent.append(device)
             if wait:
                 both.wait()

@@ -16,7 +16,7 @@ from rich.console import Console
 from lvd.flows import progress
 from lvd.flows.accounts import timings
 from lvd.flows.artifacts import counts
-from lvd.flows.dispatch import Call, Outcome
+from lvd.flows.group import Outcome
 from lvd.flows.progress import Drawn, Logged, Reported, Tally, Watched, about
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run
@@ -36,17 +36,16 @@ class Clock:
 
 def done(images: int | None = 100, busy: float | None = None, waited: float = 0.0, seconds: float = 10.0) -> Outcome:
     """A shard that is done. images: None for a call that writes no shard; busy: seconds of a device."""
-    call = Call("module:function", ())
     if images is None:
-        return Outcome(call)
+        return Outcome()
     cost = {"read_bytes": 5, "written_bytes": 7}
     if busy is not None:
         cost |= {"device_seconds": busy, "waited_seconds": waited}
-    return Outcome(call, account={"rows_in": images, "rows": images, "seconds": seconds, "cost": cost})
+    return Outcome(account={"rows_in": images, "rows": images, "seconds": seconds, "cost": cost})
 
 
 def failed() -> Outcome:
-    return Outcome(Call("module:function", ()), error=ValueError("no"))
+    return Outcome(error=ValueError("no"))
 
 
 def tallied(*outcomes: Outcome, shards: int) -> Tally:

@@ -116,16 +116,26 @@ def test_a_module_that_gives_no_tensor_is_refused(result) -> None:
 class Narrow(Flat):
     """Memory for so many images at once."""
 
-    def __init__(self, fits: int) -> None:
+    def __init__(self, fits: int, error: Exception | None = None) -> None:
         super().__init__()
-        self.fits = fits
+        self.fits, self.error = fits, error or torch.OutOfMemoryError("CUDA out of memory")
         self.sizes: list[int] = []
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         self.sizes.append(len(pixels))
         if len(pixels) > self.fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return super().forward(pixels)
+
+
+def test_memory_runs_out_in_torchscript_in_other_words() -> None:
+    said = "The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory. Tried …"
+    narrow = Narrow(4, RuntimeError(said))
+    model = Features(narrow, Placement(), **IDENTITY)
+    np.testing.assert_array_equal(model.embed(noise(8)), Features(Flat(), Placement(), **IDENTITY).embed(noise(8)))
+    assert (narrow.sizes, model.halved) == ([8, 4, 4], 1)
+    with pytest.raises(RuntimeError, match="no such operator"):
+        Features(Narrow(4, RuntimeError("no such operator")), Placement(), **IDENTITY).embed(noise(8))
 
 
 HALVES = [  # images, memory, sizes that are tried at first, in the second batch, how often in halves
