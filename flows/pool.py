@@ -110,7 +110,7 @@ def name_node() -> None:
 
 
 @contextmanager
-def own_device(device: str, *, gpus: int = 0, share: float = 1.0) -> Iterator[str]:
+def own_device(device: str, *, gpus: int = 1, share: float = 1.0) -> Iterator[str]:
     """The very device for the work inside: of several GPUs the one that Ray assigned, or the next one that is free.
 
     gpus: of this machine that may be lent; share: of the assigned GPU's memory that this task may use.

@@ -129,7 +129,13 @@ def _damaged(ref: ShardRef, rows: int, found: int) -> ShardError:
 
 
 def _pixels(data: bytes, model: models.ImageModel) -> np.ndarray:
-    return np.asarray(model.preprocess(decode_rgb(data, min_short_edge_px=model.min_short_edge_px or None)))
+    """The input of one image. Raises DecodeError for whatever makes it none."""
+    try:
+        return np.asarray(model.preprocess(decode_rgb(data, min_short_edge_px=model.min_short_edge_px or None)))
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError("undecodable", f"{type(error).__name__}: {error}") from error
 
 
 def _known(donors: tuple[StageDir, ...], index: int) -> dict[int, np.ndarray]:
@@ -175,10 +181,8 @@ def _keep(shard: Shard, rows: Iterator[Row], dim: int) -> None:
     """Writes the rows in their order."""
     kept: list[Row] = []
     for row in rows:
-        if isinstance(row.error, DecodeError):
+        if row.error is not None:
             shard.reject(row.key, row.error.reason, row=row.row, image_id=row.image_id, error=str(row.error))
-        elif row.error is not None:
-            raise row.error
         elif not np.isfinite(row.vector).all() or not row.vector.any():
             error = "the model gave a vector that is zero or not finite"
             shard.reject(row.key, "not_finite", row=row.row, image_id=row.image_id, error=error)

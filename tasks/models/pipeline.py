@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from lvd.tasks.containers import DecodeError
 from lvd.tasks.models import ImageModel
 
 UNDER_WAY = 2  # batches on the device while another one is filled
@@ -35,7 +36,7 @@ class Row:
     pixels: "Future[np.ndarray] | None" = None
     num_bytes: int = 0
     vector: np.ndarray | None = None
-    error: Exception | None = None  # of its decoding
+    error: DecodeError | None = None
 
 
 @dataclass
@@ -126,7 +127,7 @@ def blocks(items: Iterable[Row | End], batch_size: int) -> Iterator[Block]:
             try:
                 item.pixels.result()
                 block.fresh.append(item)
-            except Exception as error:  # noqa: BLE001 - of this image alone; who writes it knows what it means
+            except DecodeError as error:
                 item.error = error
         item.cost["waited_seconds"] += time.perf_counter() - began
         if len(block.fresh) == batch_size or len(block.items) == MOST_ITEMS * batch_size:

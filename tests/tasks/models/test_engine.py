@@ -396,13 +396,17 @@ def test_a_shard_that_fails_leaves_the_others_whole(case, error, number, shards,
     assert no_thread_is_left()
 
 
-def test_an_image_that_breaks_the_preprocessing_fails_its_shard_only(shards, whole, watched, local_root) -> None:
+def test_an_image_that_breaks_the_preprocessing_is_a_reject(shards, whole, watched, local_root) -> None:
     data = [copying.png(Image.new("RGB", size, "gray"))[1] for size in ((9, 9), (7, 7), (9, 9))]
     odd = planted.images(local_root, [planted.image(d) for d in data], ((3,),), name="odd")[0]
     jobs = jobs_of(shards, "odd")
     jobs[1] = jobs[1].model_copy(update={"images": odd, "fates": None})
     outcomes = engine.vectors_of_shards(jobs, INFERENCE, device="cpu")
-    assert isinstance(outcomes[1], ValueError)
+    assert read_table(outcomes[1])["row"].to_pylist() == [0, 2]
+    (reject,) = read_table(outcomes[1], kind="rejects").to_pylist()
+    assert (reject["row"], reject["reason"], reject["error"]) == (
+        1, "undecodable", "ValueError: a size that nobody thought of",
+    )  # fmt: skip
     assert [written(outcomes[n]) for n in (0, 2, 3, 4)] == [whole[n] for n in (0, 2, 3, 4)]
 
 
