@@ -59,6 +59,11 @@ class _Queue:
         self._size, self._failed = 1, 0
         self._heard, self._has_warned = time.monotonic(), False
         self.stop = threading.Event()
+        self._given: dict[str, Any]  # to every group of the stage
+        if compute_.runner == "local":
+            self._given = {"stop": self.stop, "gpus": pool.gpus(compute_) if device != "cpu" else 0}
+        else:
+            self._given = {"share": pool.resources(compute_, stage, device).gpus}
 
     def outcomes(self) -> Iterator[Outcome]:
         while self._left or self._alone or self._in_flight:
@@ -82,11 +87,7 @@ class _Queue:
             self._size = min(group_size(self._recent, self._left, slots), 2 * self._size)
             group = list(islice(self._waiting, self._size))
             self._left -= len(group)
-        local = self._compute.runner == "local"
-        gpus = pool.gpus(self._compute) if local and self._device != "cpu" else 0
-        share = 1.0 if local else pool.resources(self._compute, self._stage, self._device).gpus
-        parts = Group(group, self._device, gpus=gpus, share=share, stop=self.stop if local else None)
-        future = _submitted(parts, self._stage)
+        future = _submitted(Group(group, self._device, **self._given), self._stage)
         self._in_flight[future] = group
         future.add_done_callback(self._finished.put)
 

@@ -44,12 +44,16 @@ class Call:
 
 def call(function: Task, *arguments: Any, **options: Any) -> Call:
     """The call of a stage's task."""
-    return Call(f"{function.fn.__module__}:{function.fn.__name__}", arguments, options)
+    return Call(_name(function), arguments, options)
 
 
 def joint_call(function: Task, job: Any, options: dict[str, Any]) -> Call:
     """The call of a stage's task that takes a list of jobs; those that are given the same options are done together."""
-    return Call(f"{function.fn.__module__}:{function.fn.__name__}", (job,), options, together=True)
+    return Call(_name(function), (job,), options, together=True)
+
+
+def _name(function: Task) -> str:
+    return f"{function.fn.__module__}:{function.fn.__name__}"
 
 
 @dataclass

@@ -122,7 +122,7 @@ def gather(
         domains=accounts.domains(survey.profile, by_domain),
         num_domains=len(by_domain),
         errors=accounts.errors(survey.outcomes),
-        timings=accounts.timings(run, record),
+        timings=tuple(report.Timing(**cost) for cost in record["cost"]),
         versions=account["versions"],
         recipe=yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True, width=110),
     )

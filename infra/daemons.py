@@ -10,11 +10,12 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from pydantic import BaseModel
 
 from lvd.infra.errors import InputError
+from lvd.infra.process import machine, started, stat
 
 START_TIMEOUT_S = 180.0
 GRACE_S = 20.0  # between the request to end and SIGKILL
@@ -92,14 +93,7 @@ class Pool:
         """Starts a server in a session of its own, and remembers it before anything else happens."""
         with self.log(name).open("wb") as log:
             process = subprocess.Popen(
-                list(command),
-                env=environment,
-                cwd=options.pop("cwd", self.folder),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                **options,
+                list(command), env=environment, start_new_session=True, **self._quiet(log) | options
             )
         self.children.append(process)
         daemon = Daemon(name=name, pid=process.pid, started=started(process.pid) or "")
@@ -111,20 +105,16 @@ class Pool:
         with self.log(name).open("wb") as log:
             try:
                 done = subprocess.run(
-                    list(command),
-                    env=environment,
-                    cwd=options.pop("cwd", self.folder),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    timeout=START_TIMEOUT_S,
-                    check=False,
-                    **options,
+                    list(command), env=environment, timeout=START_TIMEOUT_S, check=False, **self._quiet(log) | options
                 )
             except subprocess.TimeoutExpired:
                 self.fail(name, f"did not end within {START_TIMEOUT_S:.0f} s")
         if done.returncode:
             self.fail(name, f"ended with exit code {done.returncode}")
+
+    def _quiet(self, log: BinaryIO) -> dict[str, Any]:
+        """How a command is run: in the pool's folder, reading nothing, with all that it says in its log."""
+        return {"cwd": self.folder, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
 
     def wait(self, daemon: Daemon, answers: Callable[[], bool]) -> None:
         """Returns when the server answers. Raises InputError with the end of its log if it ends or takes too long."""
@@ -156,26 +146,10 @@ class Pool:
 
 
 def boot() -> str:
-    """What names one start of the machine and one PID namespace: where a process id means the same process."""
-    try:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except FileNotFoundError as error:
-        raise InputError("the pool of one machine needs Linux with /proc: use infra/compose.yaml elsewhere") from error
-    return f"{boot_id} {Path('/proc/self/ns/pid').readlink()}"
-
-
-def stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the process's state on; None if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def started(pid: int) -> str | None:
-    """When the process started, in clock ticks since boot; None if there is none."""
-    fields = stat(pid)
-    return fields[19] if fields else None
+    """What names one start of the machine and one PID namespace. Raises InputError where nothing does."""
+    if not Path("/proc/self/ns/pid").is_symlink():
+        raise InputError("the pool of one machine needs Linux with /proc: use infra/compose.yaml elsewhere")
+    return machine()
 
 
 def alive(daemon: Daemon) -> bool:

@@ -11,11 +11,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from lvd.infra.errors import InputError
 from lvd.infra.patience import Patience
+from lvd.infra.process import machine, started
 from lvd.infra.storage import Storage
 
 logger = logging.getLogger("lvd")
@@ -34,8 +34,8 @@ def lease(storage: Storage) -> Iterator[None]:
     is interrupted. Raises InputError if another run holds the root, or the root cannot be written.
     """
     storage = Storage(storage.root, PATIENCE)
-    mine = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
-    mine["started"] = _started(os.getpid())
+    mine = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "machine": machine()}
+    mine["started"] = started(os.getpid())
     try:
         _acquire(storage, mine)
     except storage.errors as error:
@@ -102,25 +102,9 @@ def _read(storage: Storage, name: str) -> dict[str, Any] | None:
 
 
 def _is_dead(theirs: dict[str, Any]) -> bool:
-    if theirs.get("machine") == _machine() and _started(theirs["pid"]) != theirs["started"]:
+    if theirs.get("machine") == machine() and started(theirs["pid"]) != theirs["started"]:
         return True
     return theirs["expires_at"] < time.time()
-
-
-def _machine() -> str:
-    """Where a process number means the same process: one boot of one machine, one PID namespace."""
-    boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    if not boot_id.exists():
-        return socket.gethostname()
-    return f"{boot_id.read_text().strip()} {namespace.readlink()}"
-
-
-def _started(pid: int) -> str | None:
-    """What tells a process from a later one of the same number; None if there is none, or no /proc to ask."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
-    except FileNotFoundError:
-        return None
 
 
 def _renew(storage: Storage, mine: dict[str, Any], stop: threading.Event) -> None:

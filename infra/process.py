@@ -1,10 +1,15 @@
-"""Work in a process of its own: it holds up nothing here, nothing here holds it up, and its end costs only its work."""
+"""Work in a process of its own: it holds up nothing here, nothing here holds it up, and its end costs only its work.
+
+And what tells one process from another.
+"""
 
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from lvd.infra.errors import RetryableError
@@ -35,6 +40,28 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, preload: Seque
     if error is not None:
         raise error
     return value
+
+
+def machine() -> str:
+    """Where a process number means the same process: one boot of one machine, one PID namespace."""
+    boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not boot_id.exists():
+        return socket.gethostname()
+    return f"{boot_id.read_text().strip()} {namespace.readlink()}"
+
+
+def stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the process's state on; None if there is no process, or no /proc to ask."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def started(pid: int) -> str | None:
+    """When a process started, in clock ticks since boot, which tells it from a later one of the same number."""
+    fields = stat(pid)
+    return fields[19] if fields else None
 
 
 def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

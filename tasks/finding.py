@@ -15,7 +15,7 @@ from lvd.infra.shards import ShardRef, gather_rows, read_table
 from lvd.tasks import adjusting, models
 from lvd.tasks.algorithms import neighbours, pca_hash
 from lvd.tasks.algorithms.cells import nearest_cells
-from lvd.tasks.decode import MAX_PIXELS, DecodeError, decode_rgb
+from lvd.tasks.decode import MAX_PIXELS, DecodeError
 from lvd.tasks.models import engine
 from lvd.tasks.near_duplicates import bytes_of, pixels_of
 from lvd.tasks.screen import luminance, thumbnail
@@ -65,7 +65,7 @@ def vectors_of(images: Iterable[bytes], inference: models.Inference, *, device: 
 def _prepared(data: bytes, model: models.ImageModel) -> np.ndarray | None:
     """What the model takes, or None for an image that cannot be decoded at the size that it wants."""
     try:
-        return np.asarray(model.preprocess(decode_rgb(data, min_short_edge_px=model.min_short_edge_px or None)))
+        return engine.pixels_of(data, model)
     except DecodeError:
         return None
 

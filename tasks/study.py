@@ -30,8 +30,8 @@ from pydantic import BaseModel, Field
 
 from lvd.tasks import adjusting
 from lvd.tasks.algorithms import pca_hash
-from lvd.tasks.decode import MAX_PIXELS, decode_rgb
-from lvd.tasks.models import ImageModel
+from lvd.tasks.decode import MAX_PIXELS
+from lvd.tasks.models import ImageModel, engine
 from lvd.tasks.screen import luminance, thumbnail
 
 STEPS = 1000  # thresholds between 0 and 1
@@ -72,8 +72,7 @@ class ModelScorer:
 
     def features(self, files: list[bytes]) -> np.ndarray:
         """(n, d) float32 unit rows; NaN for an image without a descriptor."""
-        px = self._model.min_short_edge_px or None
-        inputs = [np.asarray(self._model.preprocess(decode_rgb(data, min_short_edge_px=px))) for data in files]
+        inputs = [engine.pixels_of(data, self._model) for data in files]
         if len({one.shape for one in inputs}) > 1:
             return np.concatenate([self._model.embed(one[None]) for one in inputs]).astype(np.float32)
         return np.asarray(self._model.embed(np.stack(inputs)), dtype=np.float32)

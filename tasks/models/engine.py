@@ -107,7 +107,8 @@ def _alive_rows(job: Job, model: models.ImageModel, pool: Executor, cost: Counte
         else read_table(job.fates, ["state"])["state"].to_numpy() == "kept"
     )
     if len(alive) != images.rows:
-        raise _damaged(job.fates, images.rows, len(alive))
+        where = f"{job.fates.root}/{job.fates.name()}"
+        raise ShardError(f"{where} must have {images.rows} rows, had {len(alive)}: delete its stage and run again")
     known = _known(job.donors, job.target.index)
     for batch in read_batches(images, ["image_id", "key", "image"]):
         here = np.flatnonzero(alive[position : position + batch.num_rows])
@@ -117,18 +118,12 @@ def _alive_rows(job: Job, model: models.ImageModel, pool: Executor, cost: Counte
             cost["taken_over"] += row.vector is not None
             if row.vector is None:
                 data = image["image"]["bytes"]
-                row.num_bytes, row.pixels = len(data), pool.submit(_pixels, data, model)
+                row.num_bytes, row.pixels = len(data), pool.submit(pixels_of, data, model)
             yield row
         position += batch.num_rows
-    if position != images.rows:
-        raise _damaged(images, images.rows, position)
 
 
-def _damaged(ref: ShardRef, rows: int, found: int) -> ShardError:
-    return ShardError(f"{ref.root}/{ref.name()} must have {rows} rows, had {found}: delete its stage and run again")
-
-
-def _pixels(data: bytes, model: models.ImageModel) -> np.ndarray:
+def pixels_of(data: bytes, model: models.ImageModel) -> np.ndarray:
     """The input of one image. Raises DecodeError for whatever makes it none."""
     try:
         return np.asarray(model.preprocess(decode_rgb(data, min_short_edge_px=model.min_short_edge_px or None)))

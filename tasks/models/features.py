@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvd.tasks.models import Placement
+from lvd.tasks.models import Channels, Placement
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger("lvd")
-
-Channels = tuple[float, float, float]
 
 
 class Features:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lvd.flows.accounts import timings
 from lvd.flows.collected import Cells, Gathered, Matches, Part, Sources
 from lvd.flows.recipe import parse
 from lvd.flows.report import write_report
@@ -230,6 +231,7 @@ def finish(
     recipe = recipe_of(at.root, [g.name for g in sources.curated])
     record = {"seconds": 12.5, "computed": {"download": 1}, "directories": at.directories}
     record["recipe"] = {"root": "s3://user:secret@bucket/x", "name": "<script>"}
+    record["cost"] = [timing.model_dump() for timing in timings(Run(recipe), record)]
     return Run(recipe), published, sources, survivors, cells, matches, record
 
 
