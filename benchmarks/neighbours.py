@@ -27,7 +27,8 @@ from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
 from lvd.tasks import neighbours, schemas
 from lvd.tasks.algorithms import cells, graph, pairs
 from lvd.tasks.models.engine import vector_column
-from lvd.tasks.neighbours import Cells, Recall, Search
+from lvd.tasks.neighbours import Cells
+from lvd.tasks.recall import Recall, Search
 
 DIM, FLOOR, K = 512, 0.6, 64
 ROWS_PER_SHARD = 20_000

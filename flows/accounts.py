@@ -16,7 +16,7 @@ from lvd.tasks.outcomes import FETCHED
 
 REJECTING = ("crawl", "download", "screen", "content", "descriptors", "embed")  # the stages that write rejects
 # computed as one, whatever the number of their shards
-DECISIONS = ("choices", "screened", "unique", "copies", "selection")
+DECISIONS = ("choices", "screened", "unique", "copies", "parents", "taken", "wanting", "retrieve", "selection")
 EXAMPLES_EACH, TOP_DOMAINS = 2, 20
 ORDER = (
     *(
@@ -45,7 +45,19 @@ ORDER = (
         "copies",
         "components",
     ),
-    *("decontaminated", "embed", "centroids", "cluster", "candidates", "retrieve"),
+    *(
+        "decontaminated",
+        "imported",
+        "embed",
+        "sampled",
+        "fit",
+        "sums",
+        "centroids",
+        "parents",
+        "cluster",
+        "sizes",
+    ),
+    *("lists", "alike", "duplicates", "quotas", "drawn", "nearest", "candidates", "taken", "wanting", "retrieve"),
     *("selection", "ledger", "curated"),
 )
 

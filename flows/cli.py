@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-study = typer.Typer(help="How good the thresholds are, on your own images.", no_args_is_help=True)
+study = typer.Typer(help="Which thresholds and how many clusters, on your own images.", no_args_is_help=True)
 app.add_typer(study, name="study")
 Root = Annotated[
     str | None, typer.Option("--root", help="Where everything lies: a folder or a URI such as s3://bucket/lvd.")
@@ -159,9 +159,32 @@ def models(
     show_models(filter_)
 
 
+@app.command()
+def evaluate(
+    root: str,
+    labelled: Annotated[
+        list[str] | None, typer.Option("--labelled", help="A folder with a subfolder for each class; more than one.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Other features, beside the root's own.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="The file of that model's weights.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Whose section `embed` names other features.")] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=2, help="Selected images that are looked at; more make it surer.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    out: Annotated[str, typer.Option("--out", help="The page; its figures lie beside it as JSON.")] = "evaluation.html",
+) -> None:
+    """Whether the curated set is better: k-NN and probe of its features, coverage beside random selections."""
+    from lvd.flows import evaluating
+    from lvd.flows.show import show_evaluation
+
+    folders, features = tuple(labelled or ()), {"model": model, "weights": weights, "recipe": recipe}
+    show_evaluation(evaluating.evaluate(root, labelled=folders, **features, sample=sample, seed=seed, out=out))
+
+
 @study.callback()
 def studies() -> None:
-    """How good the thresholds are, on your own images."""
+    """Which thresholds and how many clusters, on your own images."""
 
 
 @study.command("copies")
@@ -180,3 +203,25 @@ def study_copies(
     from lvd.flows.show import show_study
 
     show_study(studying.study_copies(where, pairs=pairs, recipe=recipe, sample=sample, out=out, seed=seed))
+
+
+@study.command("clusters")
+def study_clusters(
+    root: Annotated[str, typer.Argument(metavar="ROOT", help="A root that was run.")],
+    clusters: Annotated[
+        str | None, typer.Option("--clusters", help="Which are tried: 100,200,400; else up to seven, by the sample.")
+    ] = None,
+    sample: Annotated[
+        int, typer.Option("--sample", min=4, help="Embeddings taken; more allow more clusters.")
+    ] = 20_000,
+    out: Annotated[
+        str, typer.Option("--out", help="The page; its figures lie beside it as JSON.")
+    ] = "clusters-study.html",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+) -> None:
+    """How many clusters the pool needs: what several come to on a sample, and which one to take."""
+    from lvd.flows import studying_clusters
+    from lvd.flows.show import show_cluster_study
+
+    ks = studying_clusters.listed(clusters) if clusters is not None else None
+    show_cluster_study(studying_clusters.cluster_study(root, clusters=ks, sample=sample, out=out, seed=seed))

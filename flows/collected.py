@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel
 
+from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks.sources import Partition
 
@@ -45,11 +46,21 @@ class Sources(BaseModel, frozen=True):
         return (self.pool, *self.references)
 
 
+class Embedded(BaseModel, frozen=True):
+    """The vectors of the pool, and of each curated collection."""
+
+    pool: Series
+    curated: dict[str, Series]
+
+
 class Cells(BaseModel, frozen=True):
-    """Centroids, and the cell of every pool vector."""
+    """Centroids, the cell of every pool vector that is left, and the images of every cell."""
 
     centroids: StageDir
     cells: StageDir
+    sizes: StageDir
+    parents: StageDir | None = None  # of a hierarchy: a shard for each level above the first
+    duplicates: StageDir | None = None  # the images that went because another one of their cell means the same
 
 
 class Matches(BaseModel, frozen=True):
@@ -58,10 +69,21 @@ class Matches(BaseModel, frozen=True):
     by_collection: dict[str, StageDir]
 
 
-def shards_of(directories: list[StageDir], collection: Gathered | None = None) -> list[ShardRef]:
-    """Shards of one directory per partition, with the row that each partition starts at."""
+def series_of(directories: list[StageDir], collection: Gathered) -> Series:
+    """One directory per partition, with the row that each partition starts at."""
+    return Series.of(directories, bases_of(collection))
+
+
+def bases_of(collection: Gathered) -> list[int]:
+    """The row of the collection that each of its partitions starts at."""
     bases, base = [], 0
-    for part in collection.parts if collection else ():
+    for part in collection.parts:
         bases.append(base)
         base += part.images.account()["rows"]
+    return bases
+
+
+def shards_of(directories: list[StageDir], collection: Gathered | None = None) -> list[ShardRef]:
+    """Shards of one directory per partition, with the row that each partition starts at."""
+    bases = bases_of(collection) if collection else []
     return [ref for i, d in enumerate(directories) for ref in d.shards(base=bases[i] if collection else 0)]

@@ -12,7 +12,7 @@ from lvd.flows.collected import Sources
 from lvd.flows.inquiry import keys_of
 from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table
 from lvd.tasks import report, schemas
-from lvd.tasks.neighbours import Recall
+from lvd.tasks.recall import Recall
 
 SEARCHES = {"neighbours": "within the pool", "references": "pool against references"}
 

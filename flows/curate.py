@@ -2,13 +2,14 @@
 
 import platform
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prefect import flow
 
-from lvd.flows import pool
+from lvd.flows import from_vectors, pool
 from lvd.flows.accounts import timings
-from lvd.flows.collected import Cells, Matches, Sources
+from lvd.flows.clustering import cluster
 from lvd.flows.crawling import crawl
 from lvd.flows.deduplication import copies, fingerprint
 from lvd.flows.gathering import content, download, screen
@@ -17,11 +18,11 @@ from lvd.flows.preflight import check
 from lvd.flows.progress import shown
 from lvd.flows.recipe import Recipe, load
 from lvd.flows.report import write_report
+from lvd.flows.retrieval import retrieve
 from lvd.flows.run import NotComplete, Run, Snapshot
-from lvd.flows.selection import cluster, embed, publish, retrieve
+from lvd.flows.selection import embed, publish
 from lvd.flows.versions import Published, latest
 from lvd.infra.lease import lease
-from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
 
 
@@ -32,10 +33,28 @@ def chain(run: Run) -> Snapshot:
     unique = fingerprint(run, sources, measures, screened)
     survivors = copies(run, sources, unique)
     vectors = embed(run, sources, survivors)
-    cells = cluster(run, sources, vectors)
-    matches = retrieve(run, sources, vectors, cells)
-    published = publish(run, sources, survivors, vectors, matches)
-    return close(run, published, sources, survivors, cells, matches)
+    cells = cluster(run, vectors)
+    matches = retrieve(run, vectors, cells)
+    published = publish(run, sources, survivors, vectors, cells, matches)
+
+    def reported(record: dict[str, Any]) -> None:
+        record["collections"] = [
+            {"role": g.role, "name": g.name, "images": [part.images.directory for part in g.parts]}
+            for g in sources.all()
+        ]
+        write_report(run, published, sources, survivors, cells, matches, record)
+
+    return close(run, published, reported)
+
+
+def chain_of_vectors(run: Run) -> Snapshot:
+    """From vectors that somebody has already to those that are chosen."""
+    pieces = from_vectors.listed(run.recipe)
+    vectors = from_vectors.embed(run, pieces)
+    cells = cluster(run, vectors)
+    matches = retrieve(run, vectors, cells)
+    published = from_vectors.publish(run, pieces, vectors, cells, matches)
+    return close(run, published, lambda record: None)
 
 
 @flow(name="curate", persist_result=False)
@@ -54,7 +73,12 @@ def execute(recipe: Recipe) -> Snapshot:
         run = Run(recipe, progress=progress)
         run.storage.remove_temporary()
         with served(recipe), pool.cluster(recipe.compute):
-            return chain(run)
+            return chain_for(recipe)(run)
+
+
+def chain_for(recipe: Recipe) -> Callable[[Run], Snapshot]:
+    """The chain of images, or the shorter one of vectors."""
+    return chain_of_vectors if recipe.has_own_vectors else chain
 
 
 def look(recipe: Recipe) -> Snapshot | None:
@@ -62,20 +86,22 @@ def look(recipe: Recipe) -> Snapshot | None:
     if not is_drawn(recipe) or (recipe.compute.runner == "ray" and recipe.compute.gpus != 0):
         return None  # what is not there to see: the miniature web, the GPUs of a cluster
     try:
-        return chain(Run(recipe, looking=True))
+        return chain_for(recipe)(Run(recipe, looking=True))
     except NotComplete:
         return None
 
 
-def close(
-    run: Run, published: Published, sources: Sources, survivors: StageDir, cells: Cells, matches: Matches
-) -> Snapshot:
-    """Writes `runs/…json`, the report and `curated/latest.json`; a run that only looks returns what it found."""
+def close(run: Run, published: Published, reported: Callable[[dict[str, Any]], None]) -> Snapshot:
+    """Writes the report, `runs/…json` and `curated/latest.json`; a run that only looks returns what it found.
+
+    reported: writes the report with what the run's record says.
+    """
     result = Snapshot(
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(run.started))}-{published.version}",
         version=published.version,
         root=run.storage.root,
         curated=published.dataset.directory,
+        report="README.md" if run.recipe.has_own_vectors else "report.html",
         ledger=published.states,
         candidates=published.candidates,
         computed=run.computed,
@@ -89,16 +115,13 @@ def close(
         **result.model_dump(),
         "recipe": run.recipe.model_dump(mode="json"),
         "directories": run.directories,
-        "collections": [
-            {"role": g.role, "name": g.name, "images": [part.images.directory for part in g.parts]}
-            for g in sources.all()
-        ],
+        "collections": [],
         "node": platform.node(),
     }
     record["cost"] = [timing.model_dump() for timing in timings(run, record)]
+    reported(record)
     name = f"runs/{result.run_id}.json"
     run.storage.write_json(name, record)
-    write_report(run, published, sources, survivors, cells, matches, record)
     run.storage.write_json(
         "curated/latest.json", {"version": published.version, "directory": published.dataset.directory, "run": name}
     )

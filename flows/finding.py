@@ -110,6 +110,10 @@ class Stored:
             raise InputError(
                 f"root must hold a published version, {root!r} has none: run `lvd run RECIPE --root {root}` first"
             )
+        if "copies" not in last["directories"]:
+            raise InputError(
+                f"root must hold a run over images, the last one of {root!r} was over vectors: name a root with images"
+            )
         self.last = last
         self.ledger = StageDir(root=root, stage=last["curated"], fingerprint="ledger")
         self.thresholds = Thresholds(**self.stage("copies")[0].account()["notes"]["thresholds"])

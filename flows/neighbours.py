@@ -6,7 +6,8 @@ from lvd.infra.shards import ShardRef, StageDir, commit
 from lvd.tasks import neighbours as search_stage
 from lvd.tasks.algorithms.cells import num_groups, usual_number
 from lvd.tasks.copies import Config, Thresholds
-from lvd.tasks.neighbours import Cells, Recall
+from lvd.tasks.neighbours import Cells
+from lvd.tasks.recall import Recall
 
 FLOW = "copies"
 

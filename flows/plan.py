@@ -1,86 +1,40 @@
-"""What a recipe comes to before anything is run: its composition, shards, bytes, GPU-hours and CPU-hours."""
-
-from typing import Any
+"""What a recipe comes to before anything is run: what it gives, what every step needs, how long the pool takes."""
 
 from pydantic import BaseModel
 
+from lvd.flows import composition as table_15
+from lvd.flows import from_vectors
+from lvd.flows.composition import Row
+from lvd.flows.loads import Load, loads
 from lvd.flows.miniature import is_drawn
-from lvd.flows.recipe import CuratedCollection, Recipe
+from lvd.flows.recipe import Recipe
+from lvd.flows.schedule import Schedule, schedule
 from lvd.infra.errors import InputError
-from lvd.infra.shards import BATCH_BYTES
-from lvd.tasks.algorithms import cells
-from lvd.tasks.backlog import HELD_BYTES
-from lvd.tasks.crawl import BUCKET_ROWS
-from lvd.tasks.retrieve import Cluster, Sample
 from lvd.tasks.sources import num_rows, partitions
 
-VECTOR_BYTES_PER_VALUE = 2  # float16
-GPU_FLOPS = 1e13  # float32 products: of a V100, which reaches about 14
-CORE_FLOPS = 3e10  # float32 products: of one core with AVX2
-DECISION_BYTES = 300  # per pool image, in the one process that decides
+
+class Plan(BaseModel, frozen=True):
+    """All that `lvd plan` says of a recipe."""
+
+    recipe: Recipe  # with what was counted
+    composition: tuple[Row, ...]
+    loads: tuple[Load, ...]
+    schedule: Schedule
 
 
-class Row(BaseModel, frozen=True):
-    """One line of the composition, as the paper's Table 15 has them."""
+def planned(recipe: Recipe) -> Plan:
+    """The plan of a recipe.
 
-    name: str
-    images: int
-    retrieval: str
-    retrieved: int | None  # before the cap; None for a collection that is published as it is
-    final: int
-
-
-def composition(recipe: Recipe) -> list[Row]:
-    """What every curated collection gives, from its counts and its retrieval rules. Source: DINOv2, Table 15."""
-    rows = []
-    for collection in recipe.curated:
-        images = collection.num_images or 0
-        if collection.include:
-            rows.append(Row(name=collection.name, images=images, retrieval="as is", retrieved=None, final=images))
-        if collection.retrieve is not None:
-            rows.append(retrieval(collection, images))
-    return rows
-
-
-def retrieval(collection: CuratedCollection, images: int) -> Row:
-    """Sample-based: N × images, as the table counts. Cluster-based: a share of every eligible cluster, capped."""
-    policy = collection.retrieve
-    if isinstance(policy, Sample):
-        total = policy.neighbors * images
-        return Row(
-            name=collection.name,
-            images=images,
-            retrieval=f"sample, N = {policy.neighbors}",
-            retrieved=total,
-            final=total,
-        )
-    assert isinstance(policy, Cluster)
-    clusters = (
-        collection.eligible_clusters if collection.eligible_clusters is not None else images // policy.min_queries
+    Raises InputError if a source is not there, or if nodes fail faster than a shard is computed.
+    """
+    known = counted(recipe)
+    found = loads(known)
+    return Plan(
+        recipe=known,
+        composition=tuple(table_15.composition(known)),
+        loads=tuple(found),
+        schedule=schedule(found, known.plan, seed=known.seed),
     )
-    total = clusters * policy.per_cluster
-    bound = "" if collection.eligible_clusters is not None else ", at most"
-    return Row(
-        name=collection.name,
-        images=images,
-        retrieval=f"cluster{bound}",
-        retrieved=total,
-        final=min(total, policy.max_images),
-    )
-
-
-class Load(BaseModel, frozen=True):
-    """What a stage reads, writes, computes and holds."""
-
-    stage: str
-    images: int
-    shards: int
-    read_bytes: int
-    written_bytes: int
-    memory_bytes: int  # of its largest process, beside models and libraries
-    gpu_hours: float | None = None  # of models and of the search through cells, at the expected pace
-    cpu_hours: float | None = None  # of one core; None where no pace is known
-    hours: float | None = None  # on all the GPUs or cores that are expected
 
 
 def check_drawn(recipe: Recipe) -> None:
@@ -95,6 +49,8 @@ def counted(recipe: Recipe) -> Recipe:
     Raises InputError if a source is not there.
     """
     check_drawn(recipe)
+    if recipe.has_own_vectors:
+        return counted_vectors(recipe)
     counts: dict[str, int] = {}  # of archives nobody knows: for them the recipe says it
     entries = [(f"recipe.curated[{i}]", c.name, c.source) for i, c in enumerate(recipe.curated) if c.num_images is None]
     pool = recipe.plan.pool_images == 0
@@ -110,72 +66,10 @@ def counted(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"curated": curated, "plan": plan})
 
 
-def loads(recipe: Recipe) -> list[Load]:
-    """The stages' loads for the pool's candidates, with the expectations in `recipe.plan`."""
-    expect, rows = recipe.plan, recipe.crawl.rows_per_shard
-    candidates = expect.pool_images
-    unique = round(candidates * expect.kept_after_fingerprint)
-    left = round(unique * expect.kept_after_copies)
-    selected = sum(row.final for row in composition(recipe))
-    sample = min(left, recipe.cluster.sample_per_cluster * recipe.cluster.num_clusters)
-    size = expect.mean_image_bytes
-    descriptor, vector = (
-        values * VECTOR_BYTES_PER_VALUE for values in (expect.descriptor_values, expect.vector_values)
-    )
-
-    def load(stage: str, images: int, read: int, written: int, memory: int, **more: Any) -> Load:
-        numbers = {"images": images, "read_bytes": images * read, "written_bytes": images * written}
-        return Load(stage=stage, memory_bytes=memory, **{"shards": -(-candidates // rows), **numbers, **more})
-
-    def at_pace(images: int, per_gpu_second: float, per_core_second: float | None) -> dict[str, float]:
-        if per_core_second is None:
-            hours = images / per_gpu_second / 3600
-            return {"gpu_hours": hours, "hours": hours / expect.gpus}
-        hours = images / per_core_second / 3600
-        return {"cpu_hours": hours, "hours": hours / expect.cores}
-
-    screened = expect.screened_per_core_second
-
-    return [
-        load("crawl", candidates, 400, 380, candidates + 24 * min(candidates, BUCKET_ROWS)),
-        load("download", candidates, size, size, HELD_BYTES),
-        load("screen", candidates, size, 1100, BATCH_BYTES, **at_pace(candidates, 1, screened) if screened else {}),
-        load("fingerprint", candidates, 1100, 50, DECISION_BYTES * candidates),
-        load(
-            "copies",
-            unique,
-            size,
-            descriptor,
-            DECISION_BYTES * candidates,
-            **at_pace(unique, expect.descriptors_per_gpu_second, expect.descriptors_per_core_second),
-        ),
-        neighbours(recipe, unique, load, at_pace),
-        load(
-            "embed",
-            left,
-            size,
-            vector,
-            BATCH_BYTES,
-            **at_pace(left, expect.embeddings_per_gpu_second, expect.embeddings_per_core_second),
-        ),
-        load("cluster", left, vector, 60, sample * expect.vector_values * 4),
-        load("publish", selected, size, size, 2 * BATCH_BYTES, shards=-(-selected // recipe.publish.rows_per_shard)),
-    ]
-
-
-def neighbours(recipe: Recipe, images: int, load: Any, at_pace: Any) -> Load:
-    """The search for copies in the pool. Through cells all descriptors are read once for each group of cells.
-
-    load, at_pace: as in `loads`.
-    """
-    values, search = recipe.plan.descriptor_values, recipe.copies.search
-    vector, groups = values * VECTOR_BYTES_PER_VALUE, cells.num_groups(images)
-    if search.is_exact(images, images):
-        return load("neighbours", images, vector * images // 2 // recipe.crawl.rows_per_shard, 0, 2 * BATCH_BYTES)
-    number = search.num_cells or cells.usual_number(images)
-    compared = number + search.max_probes * images / number  # vectors that each one is multiplied with, at most
-    products = 2 * values * compared
-    core_pace = CORE_FLOPS / products if recipe.plan.gpus == 0 else None
-    work = {"shards": groups, **at_pace(images, GPU_FLOPS / products, core_pace)}
-    probes = 4 + 4 * search.max_probes
-    return load("neighbours", images, vector * (2 + groups), probes, vector * images // groups, **work)
+def counted_vectors(recipe: Recipe) -> Recipe:
+    """The same of a recipe whose sources hold vectors, and of how many values these are."""
+    pieces = from_vectors.listed(recipe)
+    rows = {name: sum(piece.rows for piece in mine) for name, mine in pieces.items()}
+    curated = tuple(c.model_copy(update={"num_images": rows[c.name]}) for c in recipe.curated)
+    told = {"pool_images": rows[from_vectors.POOL], "vector_values": pieces[from_vectors.POOL][0].dim}
+    return recipe.model_copy(update={"curated": curated, "plan": recipe.plan.model_copy(update=told)})

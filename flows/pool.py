@@ -52,6 +52,13 @@ def gpus(compute: Compute) -> int:
     return there if compute.gpus == "auto" else min(there, compute.gpus)
 
 
+def every_gpu(compute: Compute) -> tuple[str, ...]:
+    """All GPUs of this machine, for a task beside which no other runs; none on a cluster, where a task has its own."""
+    if compute.runner != "local" or device(compute) == "cpu":
+        return ()
+    return tuple(f"cuda:{number}" for number in range(gpus(compute)))
+
+
 def slots(compute: Compute, stage: str, device: str) -> int:
     """Tasks of a stage that can run at once, as the pool stands now."""
     if compute.runner == "local":

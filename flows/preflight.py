@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from lvd.flows import pool
+from lvd.flows import from_vectors, pool
 from lvd.flows.crawling import listed
 from lvd.flows.deduplication import copy_thresholds
 from lvd.flows.recipe import Recipe
@@ -20,12 +20,19 @@ def check(run: Run) -> None:
     check_models(run.recipe)
     check_published(run.recipe)
     check_root(run)
-    if run.recipe.miniature is None:
+    if run.recipe.has_own_vectors:
+        check_vectors(run)
+    elif run.recipe.miniature is None:
         check_sources(run)
 
 
 def check_models(recipe: Recipe) -> None:
     """The models must be known and their files there; the machine must be able to run them."""
+    pool.task_runner(recipe.compute)
+    if recipe.compute.gpus != "auto" and recipe.compute.runner == "local":
+        pool.device(recipe.compute)
+    if recipe.has_own_vectors:
+        return
     models.check(recipe.copies, "recipe.copies")
     models.check(recipe.embed, "recipe.embed")
     if recipe.screen.nsfw:
@@ -35,17 +42,16 @@ def check_models(recipe: Recipe) -> None:
     copy_thresholds(recipe.copies)
     if recipe.fingerprint.fit:
         hash_fit.read_fit(recipe.fingerprint.fit)
-    if recipe.compute.gpus != "auto" and recipe.compute.runner == "local":
-        pool.device(recipe.compute)
-    pool.task_runner(recipe.compute)
 
 
 def check_published(recipe: Recipe) -> None:
-    """Something must come out: a curated collection that is included or retrieves, or everything that is left."""
-    if recipe.publish.images == "retrieved" and not any(c.include or c.retrieve for c in recipe.curated):
+    """Something must come out: of a curated collection, of a balanced sample, or everything that is left."""
+    chooses = recipe.retrieve.has_balanced or any(c.include or c.retrieve for c in recipe.curated)
+    if recipe.publish.images == "retrieved" and not chooses:
         raise InputError(
-            "recipe.curated must name a collection that is included or retrieves, was none: "
-            "add one, or publish everything that is left with --set publish.images=survivors"
+            "recipe.curated must name a collection that is included or retrieves, was none: add one, choose evenly "
+            "with --set retrieve='{kind: balanced, target_images: 1000}', or publish everything that is left with "
+            "--set publish.images=survivors"
         )
 
 
@@ -77,9 +83,19 @@ def check_sources(run: Run) -> None:
             except InputError as error:
                 raise InputError(f"{where}.{error}") from error
     counts = [num_rows(partition) for _, role, _, found in sources for partition in found if role == "pool"]
-    candidates = sum(filter(None, counts))
-    if None not in counts and run.recipe.cluster.num_clusters > candidates:
+    if None not in counts:
+        check_clusters(run.recipe, sum(counts))
+
+
+def check_vectors(run: Run) -> None:
+    """Every file of vectors must be there; there cannot be more clusters than vectors."""
+    pieces = from_vectors.listed(run.recipe)
+    check_clusters(run.recipe, sum(piece.rows for piece in pieces[from_vectors.POOL]))
+
+
+def check_clusters(recipe: Recipe, candidates: int) -> None:
+    if recipe.cluster.num_clusters > candidates:
         raise InputError(
             f"recipe.cluster.num_clusters must be in [1, {candidates}], the candidates of the pool, "
-            f"was {run.recipe.cluster.num_clusters}: set it lower"
+            f"was {recipe.cluster.num_clusters}: set it lower"
         )

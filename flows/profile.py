@@ -72,6 +72,7 @@ class Profile(BaseModel, frozen=True):
             "descriptor_values": self.descriptors.values,
             "vector_values": self.embeddings.values,
             "screened_per_core_second": rounded(self.screened_per_core_second),
+            "decoded_per_core_second": None,  # it is in the paces of the models
         }
         for name, model in (("descriptors", self.descriptors), ("embeddings", self.embeddings)):
             found[f"{name}_per_{'gpu' if model.is_on_gpu else 'core'}_second"] = rounded(model.per_second)
@@ -81,11 +82,11 @@ class Profile(BaseModel, frozen=True):
         """The plan's own expectations with what was measured in their place.
 
         Without a GPU here the plan has none. Where it does not say how many cores there are, they are those of this
-        machine, as often as it has GPUs.
+        machine, as often as it has GPUs, or nodes if these are more.
         """
         paces = dict.fromkeys(("descriptors_per_core_second", "embeddings_per_core_second"))
-        gpus = max(1, before.gpus) if self.has_gpu else 0
-        cores = before.cores if "cores" in before.model_fields_set else self.cores * max(1, gpus)
+        gpus = (before.gpus or before.nodes) if self.has_gpu else 0
+        cores = before.cores if "cores" in before.model_fields_set else self.cores * max(before.nodes, gpus)
         return Expectations(**before.model_dump() | paces | self.measured() | {"gpus": gpus, "cores": cores})
 
     def as_yaml(self, before: Expectations) -> str:

@@ -3,7 +3,7 @@
 import difflib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -19,10 +19,15 @@ from lvd.tasks import fingerprint as fingerprint_stage
 from lvd.tasks import publish as publish_stage
 from lvd.tasks import retrieve as retrieve_stage
 from lvd.tasks import screen as screen_stage
-from lvd.tasks.sources import Source
+from lvd.tasks import semantic as semantic_stage
+from lvd.tasks.own_vectors import Synthetic, Vectors
+from lvd.tasks.sources import HuggingFace, Images, Urls, Warc, Wat, WebDataset
 
 Stage = Literal[
     *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
+]
+AnySource = Annotated[
+    Urls | Warc | Wat | Images | WebDataset | HuggingFace | Vectors | Synthetic, Field(discriminator="kind")
 ]
 UNION_TAGS = (
     "source",
@@ -32,6 +37,8 @@ UNION_TAGS = (
     "images",
     "webdataset",
     "dataset",
+    "vectors",
+    "synthetic",
     "sample",
     "cluster",
 )  # pydantic names them in an error's place
@@ -45,7 +52,7 @@ class Collection(Strict):
     """A benchmark or a curated collection: a name, and the keys of its source beside it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ ()-]*$")
-    source: Source | None = None  # a collection without one can be planned, not run
+    source: AnySource | None = None  # a collection without one can be planned, not run
     num_images: int | None = Field(None, ge=0)  # for `lvd plan` only
 
     @model_validator(mode="before")
@@ -105,10 +112,21 @@ class Miniature(Strict):
     folder: str | None = None  # null: beside the stages if the root is a local folder, else in the temporary folder
 
 
+class Comparison(Strict):
+    """For `lvd plan` only: what somebody else's run took, to be printed beside the plan."""
+
+    name: str
+    images: int = Field(ge=1)
+    hours: float = Field(gt=0)
+    gpus: int = Field(ge=1)
+    excludes: tuple[Stage, ...] = ()  # stages that it does not count, so that the plan is shown without them too
+    note: str = ""  # printed below it
+
+
 class Expectations(Strict):
     """For `lvd plan` only: what cannot be counted before it is there, and the pace of the machines.
 
-    `lvd plan --profile` measures the bytes of an image, the values of vectors and every pace.
+    `lvd plan --profile` measures the bytes of an image, the values of vectors and the paces of images.
     """
 
     pool_images: int = Field(0, ge=0)
@@ -122,15 +140,34 @@ class Expectations(Strict):
     # null: that model runs on GPUs; else on processors, so many images in a second of one core
     descriptors_per_core_second: float | None = Field(None, gt=0)
     embeddings_per_core_second: float | None = Field(None, gt=0)
+    decoded_per_core_second: float | None = Field(None, gt=0)  # null: the paces of the models have decoding in them
     screened_per_core_second: float | None = Field(None, gt=0)  # null: its hours are not planned
-    gpus: int = Field(1, ge=0)  # 0: there are none, and the search for copies runs on processors too
-    cores: int = Field(1, ge=1)
+    downloaded_per_node_second: float = Field(1000, gt=0)  # images: hosts and time-outs decide, more than the line
+    gpu_tflops: float = Field(10.0, gt=0)  # float32 products of searches and k-means; a V100 reaches 10 of 15.7
+    core_gflops: float = Field(30.0, gt=0)  # the same of one core with AVX2
+    gpus: int = Field(1, ge=0)  # of all nodes; 0: there are none, and searches run on processors too
+    cores: int = Field(1, ge=1)  # of all nodes
+    nodes: int = Field(1, ge=1)
+    node_memory_gb: float | None = Field(None, gt=0)  # null: not compared with what a step needs
+    storage_gb_per_node_second: float = Field(1.0, gt=0)  # what a node reads and writes, of shards
+    # the schedule is simulated so often, with seeds that follow from the recipe's
+    simulations: int = Field(20, ge=1, le=1000)
+    straggler_share: float = Field(0.02, ge=0, le=1)  # of the groups of shards
+    straggler_slowdown: float = Field(3.0, ge=1, le=1000)  # so many times as long
+    node_failures_per_hour: float = Field(0.001, ge=0)  # of one node
+    failure_noticed_s: float = Field(15.0, ge=0)  # then its shards go to other nodes
+    node_back_s: float = Field(600.0, ge=0)  # after it failed
+    compared_with: Comparison | None = None
 
     @model_validator(mode="after")
     def _placed(self) -> "Expectations":
         for name in ("descriptors", "embeddings"):
             if self.gpus == 0 and getattr(self, f"{name}_per_core_second") is None:
                 raise ValueError(f"{name}_per_core_second must be given where gpus is 0: measure it with --profile")
+        if self.nodes > self.cores:
+            raise ValueError(
+                f"cores must be those of all nodes, at least {self.nodes} of them, was {self.cores}: count them all"
+            )
         return self
 
 
@@ -141,7 +178,7 @@ class Recipe(Strict):
     root: str = "lvd-data"
     seed: int = Field(0, ge=0)
     miniature: Miniature | None = None
-    pool: tuple[Source, ...] = ()
+    pool: tuple[AnySource, ...] = ()
     benchmarks: tuple[Collection, ...] = ()
     curated: tuple[CuratedCollection, ...] = ()
     crawl: crawl_stage.Config = crawl_stage.Config()
@@ -151,18 +188,48 @@ class Recipe(Strict):
     copies: copies_stage.Config = copies_stage.Config()
     embed: embed_stage.Config = embed_stage.Config()
     cluster: cluster_stage.Config = cluster_stage.Config()
+    semdedup: semantic_stage.Config | None = None  # of the images of a cluster that mean the same one stays; null: all
     retrieve: retrieve_stage.Config = retrieve_stage.Config()
     publish: publish_stage.Config = publish_stage.Config()
     compute: Compute = Compute()
     plan: Expectations = Expectations()
 
+    @property
+    def has_own_vectors(self) -> bool:
+        """Whether the sources hold vectors, and no images."""
+        sources = [*self.pool, *(c.source for c in self.curated)]
+        return any(isinstance(source, Vectors | Synthetic) for source in sources)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Recipe":
+        sources = [*self.pool, *(c.source for c in (*self.benchmarks, *self.curated) if c.source)]
+        kinds = {isinstance(source, Vectors | Synthetic) for source in sources}
+        if len(kinds) > 1:
+            raise ValueError("sources must be all of vectors or all of images, were both: make two recipes")
+        if self.has_own_vectors and self.benchmarks:
+            raise ValueError("benchmarks must be left out where the sources are vectors: they are compared as images")
+        return self
+
+    @model_validator(mode="after")
+    def _known_weights(self) -> "Recipe":
+        known = [retrieve_stage.BALANCED, *(c.name for c in self.curated if c.retrieve)]
+        unknown = [name for name in self.retrieve.weights if name not in known]
+        if unknown:
+            raise ValueError(
+                f"retrieve.weights must name collections that retrieve, or balanced, was {unknown[0]!r}: "
+                f"known are {', '.join(known)}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _unique_names(self) -> "Recipe":
-        names = ["pool", *(collection.name for collection in (*self.benchmarks, *self.curated))]
+        names = ["pool", retrieve_stage.BALANCED]
+        names += [collection.name for collection in (*self.benchmarks, *self.curated)]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(
-                f"each collection must have a name of its own, and none may be 'pool': {repeated[0]!r} stands twice"
+                "each collection must have a name of its own, and none may be 'pool' or 'balanced': "
+                f"{repeated[0]!r} stands twice"
             )
         return self
 

@@ -11,9 +11,10 @@ import yaml
 from lvd.flows import accounts, copying, sheets, versions
 from lvd.flows.collected import Cells, Matches, Sources
 from lvd.flows.run import Run
-from lvd.infra.shards import StageDir
+from lvd.infra.shards import StageDir, read_table
 from lvd.tasks import card, charts, outcomes, report, tallies
 from lvd.tasks.contact_sheets import Groups, Reservoir
+from lvd.tasks.retrieve import BALANCED
 
 
 def write_report(
@@ -84,8 +85,8 @@ def gather(
     """The whole page but for its pictures."""
     account = survivors.account()
     losses = report.losses(survey.endings)
-    sizes = tallies.cell_sizes(cells.cells.shards(), cells.centroids.account()["rows"])
-    objective = cells.centroids.account()["shard_notes"][0]["objective"]
+    sizes = read_table(cells.sizes.shards()[0], ["size"])["size"].to_numpy()
+    iterations = cells.centroids.account()["shard_notes"][0]["iterations"]
     by_domain = outcomes.per_domain(survey.outcomes)
     return report.Report(
         title=run.recipe.publish.title or run.recipe.name,
@@ -106,10 +107,11 @@ def gather(
         thresholds=thresholds(run, account["notes"]),
         collections=accounts.collections(sources, survey.included, survey.kept, account["notes"]["per_reference"]),
         retrievals=sheets.retrievals(sources, matches),
-        cluster_figures=report.cluster_figures(sizes, objective),
+        overlaps=tallies.overlaps({name: found.shards() for name, found in matches.by_collection.items()}),
+        cluster_figures=report.cluster_figures(sizes, iterations),
         cluster_charts=(
             charts.ranked_sizes("Images of each cluster, the largest first", sizes),
-            charts.line("Mean similarity to the centroid while fitting", objective, "iteration"),
+            *charts.of_a_fit(iterations),
         ),
         clusters=sheets.clusters(cells, sizes),
         sample=sheets.sample(survey.ended, "retrieved", "Retrieved", "a sample, with the similarity that chose it"),
@@ -153,8 +155,11 @@ def facts(run: Run, page: report.Report, survey: Survey) -> card.Facts:
         losses=page.losses,
         collections=page.collections,
         retrieved_for={name: survey.retrieved_for[name] for name in sorted(survey.retrieved_for)},
-        policies={c.name: c.retrieve.model_dump() for c in recipe.curated if c.retrieve},
+        policies={c.name: c.retrieve.model_dump() for c in recipe.curated if c.retrieve}
+        | {BALANCED: {"kind": BALANCED, "target_images": recipe.retrieve.target_images}},
         collisions=recipe.retrieve.collisions,
+        weights=recipe.retrieve.weights,
+        semdedup=recipe.semdedup.model_dump() if recipe.semdedup else None,
         thresholds=page.thresholds,
         searches=page.searches,
         models={"copy descriptors": recipe.copies.model, "embeddings": recipe.embed.model},

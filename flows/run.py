@@ -128,6 +128,7 @@ class Snapshot(BaseModel, frozen=True):
     version: str
     root: str
     curated: str  # the published dataset's directory below the root
+    report: str = "report.html"  # in that directory
     ledger: dict[str, int]  # state → candidates
     candidates: int
     computed: dict[str, int]

@@ -28,6 +28,7 @@ CLUSTERS, CLUSTER_IMAGES = 10, 9
 SETTINGS = {
     "sample": ("neighbors", "collisions", "depth_per_neighbor"),
     "cluster": ("min_queries", "per_cluster", "max_images"),
+    "balanced": ("target_images",),
 }
 
 
@@ -105,21 +106,22 @@ def clusters(cells: Cells, sizes: np.ndarray) -> Sheet:
 
 
 def retrievals(sources: Sources, matches: Matches) -> tuple[report.Retrieval, ...]:
-    """Every retrieving collection: its counts, its similarities, and queries beside what they retrieved."""
+    """Every selection: its counts, its similarities, and queries beside what they retrieved."""
     each = max(2, min(QUERIES_EACH, QUERIES // max(1, len(matches.by_collection))))
     gathered = {g.name: g for g in sources.curated}
     return tuple(
-        _retrieval(gathered[name], target, each if index * each < QUERIES else 0)
+        _retrieval(name, gathered.get(name), target, each if index * each < QUERIES else 0)
         for index, (name, target) in enumerate(matches.by_collection.items())
     )
 
 
-def _retrieval(gathered: Gathered, target: StageDir, num_queries: int) -> report.Retrieval:
+def _retrieval(name: str, gathered: Gathered | None, target: StageDir, num_queries: int) -> report.Retrieval:
+    """One selection; the balanced one is of no collection, and has no queries."""
     refs, account = target.shards(), target.account()
     counts, query_ids = tallies.match_overview(refs, num_queries)
     found = tallies.matches_of(refs, query_ids, MATCHES_EACH)
-    rows = first_rows(gathered.images(), set(found))
-    notes = account["shard_notes"][0]
+    rows = first_rows(gathered.images(), set(found)) if gathered else {}
+    notes = account["notes"]
     pairings = []
     for query_id, match in found.items():
         at = At(gathered.role, gathered.name, rows[query_id]) if query_id in rows else None
@@ -134,11 +136,11 @@ def _retrieval(gathered: Gathered, target: StageDir, num_queries: int) -> report
     else:
         to, text = "the centroid", f"{len(pairings)} of {notes['clusters']:,} clusters, with the query nearest to it"
     return report.Retrieval(
-        name=gathered.name,
+        name=name,
         notes=notes,
         settings={name: account["config"][name] for name in SETTINGS[notes["kind"]]},
         chart=charts.histogram(f"Matches by similarity to {to}", counts, tallies.SIMILARITY_EDGES),
-        sheet=Sheet(title=f"Queries of {gathered.name}", text=text if pairings else "", pairings=tuple(pairings)),
+        sheet=Sheet(title=f"Queries of {name}", text=text if pairings else "", pairings=tuple(pairings)),
     )
 
 

@@ -11,13 +11,12 @@ from rich.table import Table
 
 from lvd.flows.miniature import folder_of
 from lvd.flows.progress import pace
-from lvd.flows.recipe import Expectations, Recipe, load
+from lvd.flows.recipe import Recipe, load
 from lvd.flows.run import Snapshot
 from lvd.infra.errors import InputError
 from lvd.infra.storage import Storage
 
-STAGES = ("crawl", "download", "screen", "fingerprint", "copies", "embed", "retrieve", "publish")
-PACES = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
+STAGES = ("crawl", "download", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
@@ -43,7 +42,7 @@ def show_snapshot(snapshot: Snapshot) -> None:
     rows.add_row("candidates", f"{snapshot.candidates:,}", "balanced", style="bold")
     console.print(rows)
     console.print(f"dataset  {storage.uri(snapshot.curated)}")
-    console.print(f"report   {storage.uri(snapshot.curated)}/report.html")
+    console.print(f"report   {storage.uri(snapshot.curated)}/{snapshot.report}")
     console.print(f"ledger   {storage.uri(snapshot.curated)}/ledger")
 
 
@@ -70,43 +69,12 @@ def show_answers(root: str, settings: list[str] | None) -> None:
 
 
 def show_plan(recipe: Recipe) -> None:
-    """The composition as the paper's Table 15 has it, and the loads of the stages."""
-    from lvd.flows.plan import composition, counted, loads
+    """The composition, the loads of the steps, the simulated schedule, and the run that the recipe compares it with."""
+    from lvd.flows.plan import planned
+    from lvd.flows.plan_page import parts
 
-    recipe = counted(recipe)
-    numbers = ("images", "retrieved", "final")
-    rows = table(f"composition of {recipe.name}", "name", "images", "retrieval", "retrieved", "final", numbers=numbers)
-    lines = composition(recipe)
-    for line in lines:
-        retrieved = "–" if line.retrieved is None else f"{line.retrieved:,}"
-        rows.add_row(line.name, f"{line.images:,}", line.retrieval, retrieved, f"{line.final:,}")
-    rows.add_row("sum", "", "", "", f"{sum(line.final for line in lines):,}", style="bold")
-    console.print(rows)
-    found = loads(recipe)
-    paces = [name for name in ("gpu_hours", "cpu_hours") if any(getattr(one, name) is not None for one in found)]
-    columns = ("images", "shards", "read", "written", "memory", *(PACES[name] for name in paces), "hours")
-    work = table(f"load, with {machines(recipe.plan, paces)}", "stage", *columns, numbers=columns)
-    for load_ in found:
-        hours = [getattr(load_, name) for name in (*paces, "hours")]
-        sizes = [size(value) for value in (load_.read_bytes, load_.written_bytes, load_.memory_bytes)]
-        work.add_row(load_.stage, f"{load_.images:,}", f"{load_.shards:,}", *sizes, *map(hours_said, hours))
-    console.print(work)
-
-
-def machines(expected: Expectations, paces: list[str]) -> str:
-    """The GPUs and cores that hours are reckoned with."""
-    counts = {"gpu_hours": (expected.gpus, "GPU"), "cpu_hours": (expected.cores, "core")}
-    chosen = [counts[name] for name in paces]
-    return " and ".join(f"{number:,} {what}{'s' if number != 1 else ''}" for number, what in chosen)
-
-
-def hours_said(hours: float | None) -> str:
-    """Hours with as many digits as they need; a dash where they are not known."""
-    if hours is None:
-        return "–"
-    if 0 < hours < 0.01:
-        return "< 0.01"
-    return f"{hours:,.1f}" if hours >= 1 or hours == 0 else f"{hours:.2g}"
+    for part in parts(planned(recipe)):
+        console.print(part)
 
 
 def show_profiled_plan(recipe: Recipe, images: int, out: str | None) -> None:
@@ -175,13 +143,16 @@ def show_status(root: str) -> None:
 
 def show_why(root: str, key: str) -> None:
     """One paragraph for every candidate of that key: what it passed, where it ended, because of which other image."""
-    from lvd.flows.inquiry import fates_of
+    from lvd.flows.inquiry import fates_of, last_run
 
-    for row in fates_of(root, key):
+    rows, last = fates_of(root, key), last_run(Storage(root))
+    first = STAGES.index("embed") if "imported" in last["directories"] else 0  # a run over vectors begins there
+    for row in rows:
         origin = f"({row['role']}, {row['source'] or 'no source'})"
         console.print(f"[bold]{escape(row['key'])}[/bold]  image {row['image_id'] or '–'}  {origin}")
-        if row["stage"] != STAGES[0]:
-            console.print(f"  passed {', '.join(STAGES[: STAGES.index(row['stage'])])}")
+        passed = STAGES[first : STAGES.index(row["stage"])]
+        if passed:
+            console.print(f"  passed {', '.join(passed)}")
         console.print(f"  {row['state']} at {row['stage']}: {row['reason']}{score(row)}")
         if row["because_of"]:
             console.print(f"  because of {row['because_of']}: {escape(row['cause'] or 'no longer listed')}")
@@ -262,4 +233,54 @@ def show_study(summary: Any) -> None:
     for name, shares in method.shares.items():
         rows.add_row(name, *(f"{share:.1%}" for share in shares))
     console.print(rows)
+    console.print(f"page     {summary.page}\nfigures  {summary.figures}")
+
+
+def show_cluster_study(summary: Any) -> None:
+    """What several numbers of clusters come to, and which one is recommended, with the reason."""
+    names = {"stability": "stability", "adjusted_information": "labels"}
+    names |= {name: name for name in ("recall", "precision", "agreement")}
+    columns = ("clusters", "objective", "imbalance", *names.values())
+    rows = table(f"{summary.sample:,} of {summary.pool_images:,} embeddings", *columns, "", numbers=columns)
+    for level in summary.levels:
+        values = [getattr(level, name) for name in names]
+        cells = ["–" if value is None else f"{value:.3f}" for value in values]
+        mark = "chosen" if level.num_clusters == summary.choice.num_clusters else ""
+        rows.add_row(f"{level.num_clusters:,}", f"{level.objective:.4f}", f"{level.imbalance:.2f}", *cells, mark)
+    console.print(rows)
+    console.print(escape(summary.choice.why))
+    if summary.recommended:
+        now = f"; the recipe has {summary.clusters_now:,}" if summary.clusters_now else ""
+        console.print(f"recommended for the pool: {summary.recommended:,}{now}")
+    console.print(f"page     {summary.page}\nfigures  {summary.figures}")
+
+
+def show_evaluation(summary: Any) -> None:
+    """What the selection covers beside random ones, and how well features tell classes."""
+    from lvd.flows.evaluation_page import MEASURES, said, verdict
+
+    for note in summary.notes:
+        console.print(f"note     {escape(note)}")
+    columns = ("selection", "random", "difference")
+    title = f"{summary.selected:,} selected images beside random selections of {summary.survivors:,}"
+    rows = table(title, "reference images", "kind", "measure", *columns, "says", numbers=columns)
+    spaces = {one.features for one in summary.coverage}
+    named = (f"{one.references}, {one.features}" if len(spaces) > 1 else one.references for one in summary.coverage)
+    cases = [(name, one.kind, one.measures) for name, one in zip(named, summary.coverage, strict=True)]
+    cases += [(f"{summary.clusters:,} clusters", "draws", summary.spread)] if summary.spread else []
+    for references, kind, measures in cases:
+        for name, found in measures.items():
+            both = (said(found.selection, name), said(found.random, name), said(found.difference, name, "+"))
+            rows.add_row(escape(references), kind, MEASURES[name][0], *both, verdict(found.difference))
+    if cases:
+        console.print(rows)
+    for one in summary.labelled:
+        ks = [f"{k}-NN" for k in one.told[0].knn]
+        counted = f"{one.classes:,} classes, {one.train:,} to learn from, {one.test:,} to test"
+        rows = table(f"{escape(one.name)}: {counted}", "features", *ks, "probe", numbers=(*ks, "probe"))
+        for told in one.told:
+            rows.add_row(escape(told.features), *(said(share, "") for share in (*told.knn.values(), told.probe)))
+        if one.differences:
+            rows.add_row("difference", *(said(share, "", "+") for share in one.differences.values()))
+        console.print(rows)
     console.print(f"page     {summary.page}\nfigures  {summary.figures}")

@@ -31,6 +31,15 @@ DELETED_AT_ONCE = 1000  # S3's own limit
 CRC, TOKEN = "lvd-crc32", "lvd-upload"
 
 
+def errors_of(protocol: str) -> tuple[type[Exception], ...]:
+    """What a filesystem of this protocol raises when it cannot be reached, read or written."""
+    if protocol not in ("s3", "s3a"):
+        return (OSError,)
+    from botocore.exceptions import BotoCoreError
+
+    return (OSError, BotoCoreError)
+
+
 class S3Files:
     """Files by their path `bucket/key` on an S3 server, as s3fs reaches it: environment, profile or instance role.
 
@@ -50,9 +59,7 @@ class S3Files:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        from botocore.exceptions import BotoCoreError
-
-        return (OSError, BotoCoreError)
+        return errors_of("s3")
 
     def exists(self, path: str) -> bool:
         """Whether there is a file of that name, or a folder with something in it."""
@@ -128,6 +135,9 @@ class S3Files:
             if not page.get("IsTruncated"):
                 return
             marks = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def span(self, path: str, start: int, length: int) -> bytes:
+        return self.block(path, start, length, None)[0]
 
     def block(self, path: str, start: int, length: int, etag: str | None) -> tuple[bytes, dict[str, Any]]:
         """Bytes [start, start + length) of a file, fewer only at its end, and the server's answer with its `size`.

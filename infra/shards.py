@@ -109,8 +109,8 @@ def is_written(ref: ShardRef) -> bool:
 class ShardWriter:
     """Rows in, batches out: flushed by count and by bytes, so that memory does not follow the shard."""
 
-    def __init__(self, sink: pa.ipc.RecordBatchStreamWriter, schema: pa.Schema) -> None:
-        self._sink, self._schema = sink, schema
+    def __init__(self, sink: pa.ipc.RecordBatchStreamWriter, schema: pa.Schema, file: pa.OSFile) -> None:
+        self._sink, self._file, self.schema = sink, file, schema
         self._pending: list[dict[str, Any]] = []
         self._pending_bytes = 0
         self.rows = 0
@@ -126,12 +126,28 @@ class ShardWriter:
         """A whole table of the shard's columns, cut into batches of a fixed number of rows."""
         self.flush()
         self.rows += table.num_rows
-        for batch in table.select(self._schema.names).cast(self._schema).combine_chunks().to_batches(BATCH_ROWS * 16):
+        chosen = table.select(self.schema.names)
+        for start in range(0, len(chosen), BATCH_ROWS * 16):
+            some = chosen.slice(start, BATCH_ROWS * 16).cast(self.schema).combine_chunks()
+            for batch in some.to_batches():
+                self._sink.write_batch(batch)
+
+    def write_batch(self, table: pa.Table) -> None:
+        """Some rows of the shard's columns as one batch of their own."""
+        self.flush()
+        self.rows += table.num_rows
+        for batch in table.select(self.schema.names).cast(self.schema).combine_chunks().to_batches():
             self._sink.write_batch(batch)
+
+    @property
+    def position(self) -> int:
+        """Where in the file the next batch begins."""
+        self.flush()
+        return self._file.tell()
 
     def flush(self) -> None:
         if self._pending:
-            self._sink.write_batch(pa.RecordBatch.from_pylist(self._pending, schema=self._schema))
+            self._sink.write_batch(pa.RecordBatch.from_pylist(self._pending, schema=self.schema))
             self._pending, self._pending_bytes = [], 0
 
 
@@ -153,6 +169,10 @@ class Shard:
     def keep_table(self, table: pa.Table) -> None:
         self.rows_in += table.num_rows
         self.kept.write_table(table)
+
+    def keep_batch(self, table: pa.Table) -> None:
+        self.rows_in += table.num_rows
+        self.kept.write_batch(table)
 
     def reject(
         self,
@@ -192,7 +212,11 @@ def write_shard(ref: ShardRef, schema: pa.Schema, config: dict[str, Any]) -> Ite
                 pa.OSFile(str(rejects_path), "wb") as rejects_file,
                 pa.ipc.new_stream(rejects_file, rejects) as rejects_sink,
             ):
-                shard = Shard(ShardWriter(data_sink, schema), ShardWriter(rejects_sink, rejects))
+                kept, rejected = (
+                    ShardWriter(data_sink, schema, data_file),
+                    ShardWriter(rejects_sink, rejects, rejects_file),
+                )
+                shard = Shard(kept, rejected)
                 with metering.metered(shard.cost):
                     yield shard
                 shard.kept.flush()
@@ -268,8 +292,17 @@ def read_column(refs: list[ShardRef], name: str, kind: str = "data") -> pa.Chunk
     return pa.concat_tables(tables).column(name) if tables else pa.chunked_array([], type=pa.null())
 
 
+def with_large_texts(table: pa.Table) -> pa.Table:
+    """The table with texts that may be more than 2 GB together, which Arrow cannot put into another order else."""
+    large = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.list_(pa.large_string())}
+    return table.cast(pa.schema([field.with_type(large.get(field.type, field.type)) for field in table.schema]))
+
+
 def gather_rows(refs: list[ShardRef], positions: np.ndarray, columns: list[str]) -> pa.Table:
-    """The rows at these positions of all shards together, in the order asked. Memory: one shard, and the result."""
+    """The rows at these positions of all shards together, in the order asked, texts as `with_large_texts` has them.
+
+    Memory: one shard, and the result.
+    """
     order = np.argsort(positions, kind="stable")
     wanted, first, parts = positions[order], 0, []
     for ref in refs:
@@ -281,7 +314,7 @@ def gather_rows(refs: list[ShardRef], positions: np.ndarray, columns: list[str])
         return read_table(refs[0], columns).slice(0, 0)
     back = np.empty(len(order), dtype=np.int64)
     back[order] = np.arange(len(order))
-    return pa.concat_tables(parts).take(pa.array(back))
+    return with_large_texts(pa.concat_tables(parts)).take(pa.array(back))
 
 
 def pool_rows(refs: list[ShardRef]) -> np.ndarray:

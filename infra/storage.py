@@ -65,6 +65,14 @@ class Storage:
     def read_bytes(self, name: str) -> bytes:
         return self._files.read(self.locate(name))
 
+    def read_span(self, name: str, start: int, length: int) -> pa.Buffer:
+        """Bytes [start, start + length) of a file that has them, and no others: of a local file its own memory."""
+        if self.is_local:
+            with pa.memory_map(self.locate(name)) as file:
+                file.seek(start)
+                return file.read_buffer(length)
+        return pa.py_buffer(self._files.span(self.locate(name), start, length))
+
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_bytes(name))
 
@@ -157,6 +165,9 @@ class PlainFiles:
 
     def read(self, path: str) -> bytes:
         return self.fs.cat_file(path)
+
+    def span(self, path: str, start: int, length: int) -> bytes:
+        return self.fs.cat_file(path, start=start, end=start + length)
 
     def open(self, path: str) -> Any:
         return self.fs.open(path, "rb")

@@ -54,6 +54,8 @@ class Facts(BaseModel, frozen=True):
     retrieved_for: dict[str, int]
     policies: dict[str, dict[str, Any]]  # collection → kind of retrieval and its numbers
     collisions: str
+    weights: dict[str, float] = {}  # of a mixture
+    semdedup: dict[str, Any] | None = None  # min_similarity, keep; None if it was not asked for
     thresholds: dict[str, float]
     searches: tuple[Search, ...] = ()
     models: dict[str, str]
@@ -124,11 +126,14 @@ def _sources(facts: Facts) -> str:
 
 def _policy(facts: Facts, name: str) -> str:
     policy = facts.policies[name]
+    mixed = f"; of these a share of weight {facts.weights[name]:g}" if name in facts.weights else ""
+    if policy["kind"] == "balanced":
+        return f"evenly over the clusters, {policy['target_images']:,} images{mixed}"
     if policy["kind"] == "sample":
-        return f"{policy['neighbors']:,} nearest of every image (collisions: {facts.collisions})"
+        return f"{policy['neighbors']:,} nearest of every image (collisions: {facts.collisions}){mixed}"
     return (
         f"up to {policy['per_cluster']:,} of every cluster with at least {policy['min_queries']} of its images, "
-        f"at most {policy['max_images']:,}"
+        f"at most {policy['max_images']:,}{mixed}"
     )
 
 
@@ -145,8 +150,17 @@ def _method(facts: Facts) -> str:
 - **Self-deduplication**: descriptors of `{plain(facts.models["copy descriptors"])}`; components of the graph of nearest
   neighbours with a cosine of at least {at["copy_similarity"]:g}; one image of each is kept.{_searched(facts)}
 - **Decontamination**: {_references(facts)}
+- **Semantic duplicates**: {_meanings(facts)}
 - **Retrieval**: embeddings of `{plain(facts.models["embeddings"])}`; {facts.num_clusters:,} clusters by spherical
   k-means; seed {facts.seed}."""
+
+
+def _meanings(facts: Facts) -> str:
+    if facts.semdedup is None:
+        return "not looked for."
+    kept = "the least" if facts.semdedup["keep"] == "far" else "the most"
+    return f"""of the images of a cluster with embeddings of a cosine of at least
+  {facts.semdedup["min_similarity"]:g}, {kept} typical one is kept (SemDeDup)."""
 
 
 def _searched(facts: Facts) -> str:

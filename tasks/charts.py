@@ -1,5 +1,7 @@
 """What a chart shows: its bars or its line, its ends, and what each point says. The template draws it as inline SVG."""
 
+from typing import Any
+
 import numpy as np
 from pydantic import BaseModel
 
@@ -66,3 +68,25 @@ def line(label: str, values: list[float], unit: str) -> Chart:
     says = [f"{unit} {index}: {value:.4f}" for index, value in enumerate(values, 1)]
     ticks = (f"{unit} 1", f"{unit} {len(values)}") if len(values) > 1 else ()
     return Chart(label=label, values=tuple(values), says=tuple(says), ticks=ticks, is_line=True)
+
+
+def of_a_fit(iterations: list[dict[str, Any]]) -> tuple[Chart, Chart]:
+    """How k-means went: the objective and the imbalance of every iteration, on the sample and then on the pool.
+
+    iterations: with the keys over, objective, imbalance, num_empty and sizes.
+    """
+
+    def drawn(label: str, key: str) -> Chart:
+        values = [float(one[key]) for one in iterations]
+        says = [
+            f"{number}, on the {one['over']}: {one[key]:.4f}; {one['num_empty']:,} empty, "
+            f"median {one['sizes'][len(one['sizes']) // 2]:,}, largest {one['sizes'][-1]:,}"
+            for number, one in enumerate(iterations, 1)
+        ]
+        ticks = ("iteration 1", f"iteration {len(values)}") if len(values) > 1 else ()
+        return Chart(label=label, values=tuple(values), says=tuple(says), ticks=ticks, is_line=True)
+
+    return (
+        drawn("Mean similarity to the centroid while fitting", "objective"),
+        drawn("Imbalance of the clusters while fitting", "imbalance"),
+    )

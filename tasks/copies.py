@@ -23,7 +23,7 @@ from lvd.tasks.algorithms import graph
 from lvd.tasks.components import Edges, cosines
 from lvd.tasks.fates import Decision, Fates, sizes
 from lvd.tasks.models import Inference, engine
-from lvd.tasks.neighbours import Search
+from lvd.tasks.neighbours import CellSearch
 
 SCHEMA = schemas.FATES
 VERSION = 3
@@ -37,7 +37,7 @@ class Config(Inference):
 
     model: str = "sscd_disc_mixup"
     neighbors: int = Field(64, ge=1, le=1024)  # strongest edges kept of each image; the paper's k
-    search: Search = Search()
+    search: CellSearch = CellSearch()
     # PAPER.md section 3. Left out of dumps where they are off, as they were before there were any.
     whitening: Whitening | None = Field(None, exclude_if=lambda option: option is None)
     score_normalisation: ScoreNormalisation | None = Field(None, exclude_if=lambda option: option is None)

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.shards import Shard, ShardRef, read_column, read_table, write_shard
 from lvd.tasks import schemas
+from lvd.tasks.duplicates import duplicates_between
 
 SCHEMA = schemas.LEDGER
 VERSION = 1
@@ -29,13 +30,15 @@ def pool_shard(
     selection: list[ShardRef],
     part: int,
     target: ShardRef,
+    duplicates: ShardRef | None = None,
 ) -> ShardRef:
     """The ledger of one shard of pool candidates: rejected on the way in, ended by a decision, or settled by retrieval.
 
     selection: the shards that can hold one of these images; part: the number of the partition's images in it.
+    duplicates: the images that mean the same as another, if any were looked for.
     """
     chosen = _chosen(selection, part)
-    failed = _rejected(vectors)
+    failed, same = _rejected(vectors), _same(duplicates, vectors.base + images.first_row, images.rows)
     keys, sources = read_table(images, ["key", "source"]).to_pydict().values()
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
         _keep_rejects(shard, manifest, "crawl", "pool")
@@ -43,7 +46,7 @@ def pool_shard(
         for index, fate in enumerate(read_table(fates).to_pylist()):
             row = images.first_row + index
             if fate["state"] == "kept":
-                fate |= _settled(chosen.get(row), failed.get(row), fate["image_id"])
+                fate |= same.get(row + vectors.base) or _settled(chosen.get(row), failed.get(row), fate["image_id"])
             shard.keep({"key": keys[index], "role": "pool", "source": sources[index], **fate})
             shard.reasons[fate["state"]] += 1
     return target.model_copy(update={"rows": shard.kept.rows})
@@ -53,6 +56,17 @@ def _chosen(selection: list[ShardRef], part: int) -> dict[int, dict[str, Any]]:
     """row → its row of the selection, for the images of one partition."""
     rows = (row for ref in selection for row in read_table(ref, SELECTED).to_pylist())
     return {row["row"]: row for row in rows if row["part"] == part}
+
+
+def _same(duplicates: ShardRef | None, first: int, rows: int) -> dict[int, dict[str, Any]]:
+    """pool row → what became of it, for the images that mean the same as another one of their cluster."""
+    if duplicates is None:
+        return {}
+    fate = {"state": "dropped", "stage": "cluster", "reason": "semantic_duplicate"}
+    return {
+        row["row"]: {**fate, "score": row["similarity"], "because_of": row["because_of"]}
+        for row in duplicates_between(duplicates, first, first + rows).to_pylist()
+    }
 
 
 def _rejected(ref: ShardRef) -> dict[int, str]:

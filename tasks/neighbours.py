@@ -11,7 +11,6 @@ Cost at 10^9 x 512: probes 260 GB; with 131,072 cells and 32 probes 1.3 x 10^17 
 """
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,47 +20,24 @@ from pydantic import BaseModel, Field
 
 from lvd.infra.errors import ShardError
 from lvd.infra.shards import Shard, ShardRef, gather_rows, read_table, write_shard
-from lvd.tasks import adjusting, schemas
+from lvd.tasks import adjusting, recall, schemas
 from lvd.tasks.algorithms import cells, pairs
 from lvd.tasks.algorithms.allocation import draw
 from lvd.tasks.algorithms.neighbours import SCALE, lowest_kept, on_device
 from lvd.tasks.models.engine import read_vectors, vector_column
+from lvd.tasks.recall import Recall, Search
 
 VERSION = 1
 SAMPLE_PER_CELL = 32  # rows that the cells are fitted on
 QUERY_ROWS = 65_536  # that pass by at once
 REFERENCE = 1 << 40  # what is added to a reference's number, so that it is no row of the pool
-BAND = 0.05  # of similarity, by which recall is told
-STEPS = sorted(n << shift for n in (2, 3) for shift in range(12))  # probes: 2, 3, 4, 6, 8, 12, 16, 24, …
-RESAMPLES = 1000  # of the queries, for the interval
-SEEDS = {"cells": 0xCE11, "queries": 0x9E4, "resamples": 0xB007}
+SEEDS = {"cells": 0xCE11, "queries": 0x9E4}
 
 
-class Search(BaseModel, frozen=True, extra="forbid"):
-    """How neighbours are searched for. What is found is scored exactly in every case."""
+class CellSearch(Search, frozen=True, extra="forbid"):
+    """The search for copies, which has cells of its own."""
 
-    engine: Literal["auto", "exact", "cells"] = "auto"
-    exact_up_to: int = Field(200_000, ge=0)  # rows that `auto` compares exactly; the cost grows with the square
     num_cells: int | None = Field(None, ge=1, le=1 << 24)  # null: about 4 sqrt(n)
-    max_probes: int = Field(64, ge=1, le=4096)  # cells that a row may probe; 4 bytes each are stored for every row
-    min_recall: float = Field(0.99, ge=0, le=1)  # below it with max_probes the run fails
-    recall_queries: int = Field(4000, ge=2)  # answered exactly; more make the interval narrower
-
-    def is_exact(self, num_left: int, num_right: int) -> bool:
-        return self.engine == "exact" or (self.engine == "auto" and num_left * num_right <= self.exact_up_to**2)
-
-
-class Recall(BaseModel, frozen=True):
-    """What part of the true pairs is found. `recall` is the lower one of both figures."""
-
-    probes: int
-    recall: float
-    interval: tuple[float, float]  # 95 %, by resampling the queries
-    of_pairs: float
-    of_images: float  # mean over the images that have a pair
-    bands: dict[str, float]  # lower end of a band of similarity → share of its pairs
-    queries: int
-    pairs: int
 
 
 class Cells(BaseModel, frozen=True):
@@ -241,35 +217,11 @@ def true_pairs_shard(queries: ShardRef, of: Cells, target: ShardRef, *, min_simi
 
 
 def certified(truth: list[ShardRef], num_queries: int, search: Search, *, min_similarity: float, seed: int) -> Recall:
-    """The probes that the first half of the queries asks for, and the recall of the other half with so many.
-
-    Where that is below `min_recall`, there are more of them; at `max_probes` it is returned as it is.
-    """
+    """What `recall.certified` says of the true pairs above a similarity."""
     table = pa.concat_tables([read_table(ref) for ref in truth])
     query, similarity, rank = (table[name].to_numpy() for name in TRUTH.names)
     is_pair = similarity >= np.float32(min_similarity)
-    query, similarity, rank = query[is_pair], similarity[is_pair], rank[is_pair]
-    half = num_queries // 2
-    asks, tells = query < half, query >= half
-    steps = [p for p in STEPS if p < search.max_probes] + [search.max_probes]
-    enough = search.min_recall + (1 - search.min_recall) / 4  # so that the other half seldom falls below
-    step = next((i for i, p in enumerate(steps) if min(shares(query[asks], rank[asks] < p)) >= enough), len(steps) - 1)
-    while step < len(steps) - 1 and min(shares(query[tells], rank[tells] < steps[step])) < search.min_recall:
-        step += 1
-    probes = steps[step]
-    query, similarity, found = query[tells], similarity[tells], rank[tells] < probes
-    of_pairs, of_images = shares(query, found)
-    edge = np.floor(similarity / BAND + 1e-4) * BAND
-    return Recall(
-        probes=probes,
-        recall=min(of_pairs, of_images),
-        interval=interval(query, found, seed=seed),
-        of_pairs=of_pairs,
-        of_images=of_images,
-        bands={f"{lower:.2f}": float(found[edge == lower].mean()) for lower in np.unique(edge)},
-        queries=num_queries - half,
-        pairs=len(query),
-    )
+    return recall.certified(query[is_pair], similarity[is_pair], rank[is_pair], num_queries, search, seed=seed)
 
 
 def demand(found: Recall, search: Search, *, min_similarity: float, num_cells: int) -> None:
@@ -281,31 +233,6 @@ def demand(found: Recall, search: Search, *, min_similarity: float, num_cells: i
             f"{found.queries} images) with {found.probes} probes of {num_cells} cells: raise copies.search.max_probes, "
             "lower num_cells, or set engine: exact"
         )
-
-
-def by_query(query: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every query that has a pair: how many it has, and how many of them are found."""
-    total, hits = np.bincount(query), np.bincount(query, weights=found)
-    return total[total > 0], hits[total > 0]
-
-
-def shares(query: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """The share of the pairs that are found, and the mean of it over the queries that have a pair; 1 without pairs."""
-    if not len(query):
-        return 1.0, 1.0
-    total, hits = by_query(query, found)
-    return float(found.mean()), float((hits / total).mean())
-
-
-def interval(query: np.ndarray, found: np.ndarray, *, seed: int) -> tuple[float, float]:
-    """95 % of the lower share when the queries, whose pairs are no independent draws, are drawn again and again."""
-    if not len(query):
-        return 0.0, 1.0
-    total, hits = by_query(query, found)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, SEEDS["resamples"]]))
-    drawn = rng.integers(0, len(total), (RESAMPLES, len(total)))
-    lower = np.minimum(hits[drawn].sum(axis=1) / total[drawn].sum(axis=1), (hits / total)[drawn].mean(axis=1))
-    return tuple(np.percentile(lower, (2.5, 97.5)).round(5).tolist())
 
 
 @task(name="neighbours-cells", persist_result=False, cache_policy=NO_CACHE)

@@ -6,7 +6,6 @@ that holds about 1 kB for each.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +15,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, read_batches, read_column, read_table, write_shard
+from lvd.infra.shards import (
+    ShardRef,
+    StageDir,
+    read_batches,
+    read_column,
+    read_table,
+    write_shard,
+)
 from lvd.tasks import schemas
 from lvd.tasks.decode import MAX_PIXELS, read_header
 from lvd.tasks.encode import with_blurred
+from lvd.tasks.matched import Matched, retrieved, survivors
 
 SCHEMA = schemas.CURATED
 VERSION = 1
@@ -50,82 +57,63 @@ class Blur(BaseModel, frozen=True):
     quality: int = 95
 
 
-class Matched(BaseModel, frozen=True):
-    """One collection's matches; `shards` is empty if it retrieves nothing."""
-
-    name: str
-    shards: tuple[ShardRef, ...]
-
-
-def included(parts: list[Looked]) -> Iterator[tuple[int, int, str]]:
-    """(part, row, image id) of the included curated images, each content once, the first one staying.
+def included(parts: list[Looked]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(part, row, image id), (m,) each, of the included curated images, each content once, the first one staying.
 
     An image in which faces were to be looked for and could not be is none of them.
     """
-    seen: set[str] = set()
-    for part, looked in enumerate(parts):
-        unseen = looked.unseen()
-        for row, image_id in enumerate(read_column(looked.images, "image_id").to_pylist()):
-            if image_id not in seen and row not in unseen:
-                seen.add(image_id)
-                yield part, row, image_id
-
-
-def retrieved(matched: list[Matched]) -> Iterator[dict[str, Any]]:
-    """One row per retrieved pool image, ascending: the collections that it was retrieved for, and its nearest query."""
-    names = ["row", "similarity", "query_id", "cluster_id", "image_id"]
-    tables = [(index, read_table(ref, names)) for index, m in enumerate(matched) for ref in m.shards]
-    if not tables:
-        return
-    table = pa.concat_tables([t for _, t in tables])
-    collection = np.concatenate([np.full(len(t), index) for index, t in tables])
-    row = table["row"].to_numpy()
-    order = np.lexsort((collection, -table["similarity"].to_numpy(), row))
-    starts = np.flatnonzero(np.diff(row[order], prepend=-1))
-    for start, stop in pairwise([*starts, len(order)]):
-        best = table.slice(order[start], 1).to_pylist()[0]
-        reasons = [matched[i].name for i in sorted(set(collection[order[start:stop]].tolist()))]
-        yield {**best, "retrieved_for": reasons}
-
-
-def survivors(vectors: list[ShardRef], matched: list[Matched]) -> Iterator[dict[str, Any]]:
-    """One row per embedded pool image, ascending; what `retrieved` says of it where it was retrieved."""
-    of_row = {match["row"]: match for match in retrieved(matched)}
-    for ref in vectors:
-        for image in read_table(ref, ["row", "image_id"]).to_pylist():
-            row = image["row"] + ref.base
-            yield of_row.get(row, {"row": row, "image_id": image["image_id"], "role": "survivor", "retrieved_for": []})
+    part, row, ids = [], [], []
+    for number, looked in enumerate(parts):
+        found = read_column(looked.images, "image_id").to_numpy()
+        seen = np.setdiff1d(np.arange(len(found)), np.fromiter(looked.unseen(), dtype=np.int64))
+        part.append(np.full(len(seen), number))
+        row.append(seen)
+        ids.append(found[seen].astype("S32"))
+    if not ids:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype="S32")
+    whole = np.concatenate(ids)
+    first = np.sort(np.unique(whole, return_index=True)[1])
+    return np.concatenate(part)[first], np.concatenate(row)[first], whole[first]
 
 
 @task(name="select", persist_result=False, cache_policy=NO_CACHE)
 def select(
     curated: list[Looked],
     pool: list[list[ShardRef]],
-    vectors: list[ShardRef],
+    left: list[ShardRef],
     matched: list[Matched],
     target: StageDir,
     config: Config,
 ) -> int:
     """Writes what is published: the included curated images, then the pool's. Returns the number of shards.
 
+    left: a sidecar that has the pool images which are left.
     Of a pool image whose content is a curated image, the curated one is published; its row is there for the ledger.
     """
-    rows, contents = [], set()
-    for part, row, image_id in included(curated):
-        contents.add(image_id)
-        rows.append({"part": part, "row": row, "role": "curated", "retrieved_for": []})
+    part, row, contents = included(curated)
+    of_pool = retrieved(matched) if config.images == "retrieved" else survivors(left, matched)
     bounds = np.cumsum([0, *(sum(ref.rows for ref in shards) for shards in pool)])
-    for image in retrieved(matched) if config.images == "retrieved" else survivors(vectors, matched):
-        part = int(np.searchsorted(bounds, image["row"], side="right")) - 1
-        place = {"part": len(curated) + part, "row": image["row"] - int(bounds[part])}
-        repeated = {"role": schemas.REPEATED} if image["image_id"] in contents else {}
-        rows.append({"role": "retrieved", **image, **place, **repeated})
-    count = max(1, -(-len(rows) // config.rows_per_shard))
+    rows = of_pool["row"].to_numpy()
+    place = np.searchsorted(bounds, rows, side="right") - 1
+    is_repeated = np.isin(of_pool["image_id"].to_numpy().astype("S32"), contents)
+    roles = np.where(is_repeated, schemas.REPEATED, of_pool["role"].to_numpy())
+    num = len(part)
+    part = np.concatenate([part, len(curated) + place])
+    row = np.concatenate([row, rows - bounds[place]])
+    own = pa.table(
+        {"role": pa.repeat("curated", num), "retrieved_for": pa.array([[]] * num, pa.list_(pa.large_string()))}
+    )
+    names = ["retrieved_for", "query_id", "similarity", "cluster_id"]
+    others = of_pool.select(names).append_column("role", pa.array(roles, type=pa.string()))
+    table = pa.concat_tables([own, others], promote_options="default")
+    table = table.append_column("part", pa.array(part)).append_column("row", pa.array(row))
+    count = max(1, -(-len(table) // config.rows_per_shard))
     for ref in target.planned(count):
+        begin = ref.index * config.rows_per_shard
+        some = slice(begin, min(begin + config.rows_per_shard, len(table)))
         with write_shard(ref, schemas.SELECTION, {"version": VERSION, **config.model_dump()}) as shard:
-            for row in rows[ref.index * config.rows_per_shard : (ref.index + 1) * config.rows_per_shard]:
-                shard.keep(row)
-            places = [[row["part"], row["row"]] for row in rows[ref.index * config.rows_per_shard :][: shard.kept.rows]]
+            shard.keep_table(table.slice(begin, config.rows_per_shard))
+            places = np.column_stack([part[some], row[some]]).tolist()
             shard.notes["places"] = [places[0], places[-1]] if places else []
     return count
 

@@ -14,10 +14,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
+from lvd.tasks.algorithms.evenness import imbalance
 from lvd.tasks.charts import Chart
 from lvd.tasks.contact_sheets import At, Groups, Sheet, Shown, Thumbnail
 from lvd.tasks.containers import Reason as DecodeReason
-from lvd.tasks.neighbours import Recall
+from lvd.tasks.recall import Recall
 from lvd.tasks.tallies import Ending
 
 REFERENCE_REASONS = ("benchmark_copy", "curated_copy")
@@ -72,6 +73,7 @@ MEANINGS = {
     "benchmark_copy": "copies an image of a benchmark (relative deduplication)",
     "curated_copy": "copies a curated image (relative deduplication)",
     "not_finite": "the model gave no finite vector",
+    "semantic_duplicate": "means the same as another image of its cluster; value: similarity",
     "not_retrieved": "unlike the curated images: nothing is wrong with it",
 }
 
@@ -151,7 +153,7 @@ class Retrieval(BaseModel, frozen=True):
     """What one curated collection retrieved."""
 
     name: str
-    notes: dict[str, Any]  # kind, queries, asked, found, images, and collided or clusters and taken_whole
+    notes: dict[str, Any]  # kind, queries, asked, found, images, and what else its kind has to say
     settings: dict[str, Any]
     chart: Chart
     sheet: Sheet
@@ -219,6 +221,7 @@ class Report(BaseModel, frozen=True):
     thresholds: dict[str, float]
     collections: tuple[Collection, ...]
     retrievals: tuple[Retrieval, ...]
+    overlaps: dict[str, dict[str, int]]  # selection → selection → images that are in both
     cluster_figures: dict[str, str]
     cluster_charts: tuple[Chart, ...]
     clusters: Sheet
@@ -271,6 +274,8 @@ def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
     step("after self-deduplication", lambda stage, state, reason: stage == "copies" and reason not in REFERENCE_REASONS)
     step("after decontamination", lambda stage, state, reason: stage == "copies")
     step("embedded", lambda stage, state, reason: stage == "embed")
+    if any(stage == "cluster" for stage, _, _ in left):
+        step("without semantic duplicates", lambda stage, state, reason: stage == "cluster")
     chosen = "retrieved or left" if any(reason == "survivor" for _, _, reason in left) else "retrieved"
     step(chosen, lambda stage, state, reason: True)
     curated = sum(n for (role, _, state, _), n in counts.items() if role == "curated" and state == "kept")
@@ -280,7 +285,7 @@ def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
 
 def losses(counts: Counter[Ending]) -> tuple[Loss, ...]:
     """What ended for each reason, stage by stage, the most frequent first."""
-    order = ("crawl", "download", "screen", "fingerprint", "copies", "embed", "retrieve", "publish")
+    order = ("crawl", "download", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
     summed: Counter[tuple[str, str, str]] = Counter()
     for (_, stage, state, reason), count in counts.items():
         if state != "kept":
@@ -300,8 +305,11 @@ def group_sizes(groups: Groups) -> tuple[GroupSizes, ...]:
     return tuple(result)
 
 
-def cluster_figures(sizes: np.ndarray, objective: list[float]) -> dict[str, str]:
-    """What is said of the clusters; nothing if no image has one. sizes: (k,) int64."""
+def cluster_figures(sizes: np.ndarray, iterations: list[dict[str, Any]]) -> dict[str, str]:
+    """What is said of the clusters; nothing if no image has one.
+
+    sizes: (k,) int64. iterations: of the fit, as the account of the centroids has them.
+    """
     if not sizes.sum():
         return {}
     return {
@@ -310,7 +318,10 @@ def cluster_figures(sizes: np.ndarray, objective: list[float]) -> dict[str, str]
         "largest": count(sizes.max()),
         "median": count(np.median(sizes)),
         "smallest": count(sizes.min()),
-        "mean similarity to the centroid": f"{objective[-1]:.4f}",
+        "imbalance (1: all alike)": f"{imbalance(sizes):.2f}",
+        "mean similarity to the centroid": f"{iterations[-1]['objective']:.4f}",
+        "iterations on a sample": count(sum(one["over"] == "sample" for one in iterations)),
+        "passes over the pool": count(sum(one["over"] == "pool" for one in iterations)),
     }
 
 

@@ -1,27 +1,30 @@
 """Retrieve: the pool images nearest to the curated ones, or a share of the clusters that they fall into.
 
 Source: DINOv2 section 3 and appendix A.4. Sample-based: N nearest pool images of every query. Cluster-based: from every
-cluster that holds more than 3 images of the collection, up to 10,000 pool images, at most 1 M per collection.
-Cost at 14 M queries × 744 M vectors of 1,280 values, exact: 2.7e19 operations. Memory: a search holds one shard of
-queries, one of the pool and 8 bytes for each pool image; settling a collection holds its candidates, 60 bytes each.
+cluster that holds more than 3 images of the collection, up to 10,000 pool images, at most 1 M per collection. What is
+nearest is found by `nearest`, who gets it is settled by `settling`, clusters are drawn from by `cluster_shares`; here
+both become matches. Cost at 10^9 images: the ids of the pool are read once for each collection, 44 bytes a row.
 """
 
 from typing import Annotated, Any, Literal
-from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
-from lvd.infra.shards import ShardRef, gather_rows, pool_rows, read_column, read_table, write_shard
-from lvd.tasks import schemas
-from lvd.tasks.algorithms import allocation, kmeans, neighbours
-from lvd.tasks.models import engine
+from lvd.infra.series import Series
+from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table, with_large_texts, write_shard
+from lvd.tasks import cluster_shares, schemas
+from lvd.tasks.algorithms import mixture
+from lvd.tasks.pool_ids import image_ids
+from lvd.tasks.recall import Search
 
 SCHEMA = schemas.MATCHES
-VERSION = 1
+VERSION = 2
+ROWS_PER_SHARD = 1_000_000
+BALANCED = "balanced"  # the name of the balanced selection among the collections
 
 
 class Sample(BaseModel, frozen=True, extra="forbid"):
@@ -43,113 +46,114 @@ class Cluster(BaseModel, frozen=True, extra="forbid"):
 Policy = Annotated[Sample | Cluster, Field(discriminator="kind")]
 
 
+class QuerySearch(Search, frozen=True, extra="forbid"):
+    """The search for the nearest images of queries: they are few beside the pool, so that many probes cost little."""
+
+    max_probes: int = Field(256, ge=1, le=4096)
+
+
 class Config(BaseModel, frozen=True, extra="forbid"):
+    # collections: what the curated collections retrieve; balanced: evenly over the clusters, whatever is curated;
+    # mixture: both, or some of them, by weight
+    kind: Literal["collections", "balanced", "mixture"] = "collections"
+    target_images: int | None = Field(None, ge=1)  # of balanced and mixture
+    weights: dict[str, float] = {}  # of a mixture: `balanced`, or the name of a collection that retrieves → its weight
+    refill: bool = False  # of a mixture: what a part cannot give, the others give
     collisions: Literal["refill", "keep_once", "count"] = "refill"  # what happens when two queries want one image
-    depth_per_neighbor: int = Field(
-        8, ge=1, le=256
-    )  # refill: a query looks at most this × neighbors images down its list
+    depth_per_neighbor: int = Field(8, ge=1, le=256)  # refill: so many times N images are found for a query at first
+    search: QuerySearch = QuerySearch()
 
-
-@task(name="search", persist_result=False, cache_policy=NO_CACHE)
-def search_shard(queries: ShardRef, pool: list[ShardRef], target: ShardRef, *, depth: int, device: str) -> ShardRef:
-    """The `depth` nearest pool images of every query of one shard."""
-    table, rows = read_table(queries), pool_rows(pool)
-    with write_shard(target, schemas.CANDIDATES, {"version": VERSION, "depth": depth}) as shard:
-        if len(table) and len(rows):
-            similarity, found = neighbours.nearest(
-                engine.vector_column(table), engine.vector_blocks(pool), k=min(depth, len(rows)), device=device
+    @model_validator(mode="after")
+    def _whole(self) -> "Config":
+        if (self.kind == "collections") != (self.target_images is None):
+            raise ValueError(
+                f"target_images must be given for the kinds balanced and mixture and no other, was {self.target_images}"
             )
-            query, rank = np.nonzero(found >= 0)
-            columns = [
-                pa.array(table["row"].to_numpy()[query] + queries.base),
-                table["image_id"].take(pa.array(query)),
-                pa.array(rows[found[query, rank]]),
-                pa.array(rank.astype(np.int32)),
-                pa.array(similarity[query, rank]),
-            ]
-            shard.keep_table(pa.Table.from_arrays(columns, schema=schemas.CANDIDATES))
-    return target.model_copy(update={"rows": shard.kept.rows})
+        if (self.kind == "mixture") != bool(self.weights):
+            raise ValueError(f"weights must be given for the kind mixture and no other, was {self.weights}")
+        if self.weights and not (min(self.weights.values()) >= 0 and 0 < sum(self.weights.values()) < float("inf")):
+            raise ValueError(f"weights must be at least 0, and one above it, was {self.weights}")
+        return self
+
+    @property
+    def has_balanced(self) -> bool:
+        return self.kind == BALANCED or bool(self.weights.get(BALANCED))
+
+    def depth(self, neighbors: int) -> int:
+        """Images that are found for a query at first."""
+        return neighbors * (self.depth_per_neighbor if self.collisions == "refill" else 1)
 
 
-@task(name="retrieve-sample", persist_result=False, cache_policy=NO_CACHE)
-def retrieve_sample(
-    name: str, candidates: list[ShardRef], pool: list[ShardRef], target: ShardRef, policy: Sample, config: Config
-) -> ShardRef:
-    """The matches of one collection by the policy for collisions, settled over the whole collection."""
-    table = pa.concat_tables([read_table(ref) for ref in candidates])
-    query, row, similarity = (table[column].to_numpy() for column in ("query", "row", "similarity"))
-    taken = allocation.settle_collisions(query, row, similarity, neighbors=policy.neighbors, policy=config.collisions)
-    queries = len(np.unique(query))
-    asked = allocation.settle_collisions(query, row, similarity, neighbors=policy.neighbors, policy="count")
-    with write_shard(target, SCHEMA, {"version": VERSION, **policy.model_dump(), **config.model_dump()}) as shard:
-        chosen = table.take(pa.array(taken))
-        images = _image_ids(pool, chosen["row"].to_numpy())
-        columns = {column: chosen[column] for column in ("query_id", "row", "rank", "similarity")}
-        shard.keep_table(_matches(name, "sample", image_id=images, **columns))
-        shard.notes["kind"] = "sample"
-        shard.notes["queries"] = queries
-        shard.notes["asked"] = queries * policy.neighbors
-        shard.notes["found"] = len(taken)
-        shard.notes["images"] = len(np.unique(row[taken]))
-        shard.notes["collided"] = len(asked) - len(np.unique(row[asked]))  # of the nearest `neighbors`, wanted twice
-    return target.model_copy(update={"rows": shard.kept.rows})
-
-
-def _image_ids(pool: list[ShardRef], rows: np.ndarray) -> pa.ChunkedArray:
-    """Image ids of pool rows, read from the vectors."""
-    return gather_rows(pool, np.searchsorted(pool_rows(pool), rows), ["image_id"])["image_id"]
-
-
-def _matches(name: str, kind: str, **columns: Any) -> pa.Table:
-    """A table of matches; a column that is not given is null."""
+def matches(name: str, kind: str, **columns: Any) -> pa.Table:
+    """A table of matches; a column that is not given is null. Types are those that the columns come with."""
     num = len(columns["row"])
     columns = {"dataset": pa.repeat(name, num), "kind": pa.repeat(kind, num), **columns}
     arrays = [columns[f.name] if f.name in columns else pa.nulls(num, f.type) for f in SCHEMA]
-    return pa.table(arrays, names=SCHEMA.names).cast(SCHEMA)
+    return pa.table(arrays, names=SCHEMA.names)
+
+
+class Written(BaseModel, frozen=True):
+    """What was written of a selection."""
+
+    shards: int  # at least 1
+    matches: int
+    images: int  # different ones
+
+    def notes(self) -> dict[str, int]:
+        """As the account and the report have it."""
+        return {"found": self.matches, "images": self.images}
+
+
+def write_matches(target: StageDir, table: pa.Table, config: dict[str, Any]) -> Written:
+    """Writes the table in shards of ROWS_PER_SHARD."""
+    count = max(1, -(-len(table) // ROWS_PER_SHARD))
+    for ref in target.planned(count):
+        with write_shard(ref, SCHEMA, config) as shard:
+            shard.keep_table(table.slice(ref.index * ROWS_PER_SHARD, ROWS_PER_SHARD))
+    return Written(shards=count, matches=len(table), images=len(np.unique(table["row"].to_numpy())))
+
+
+@task(name="retrieve-sample", persist_result=False, cache_policy=NO_CACHE)
+def retrieve_sample(name: str, taken: ShardRef, queries: Series, pool: Series, target: StageDir) -> Written:
+    """Writes what one collection took as its matches, by query and rank."""
+    table = read_table(taken)
+    table = table.sort_by([("query", "ascending"), ("rank", "ascending"), ("row", "ascending")])
+    asked = queries.shards()
+    ids = gather_rows(asked, table["query"].to_numpy(), ["image_id"])["image_id"] if len(table) else pa.nulls(0)
+    columns = {column: table[column] for column in ("row", "rank", "similarity")}
+    images = image_ids(pool.shards(), table["row"].to_numpy())
+    found = matches(name, "sample", query_id=ids, image_id=images, **columns)
+    return write_matches(target, found, {"version": VERSION, "kind": "sample"})
 
 
 @task(name="retrieve-cluster", persist_result=False, cache_policy=NO_CACHE)
-def retrieve_cluster(
-    name: str,
-    queries: list[ShardRef],
-    centroids: ShardRef,
-    cells: list[ShardRef],
-    target: ShardRef,
-    policy: Cluster,
-    seed: int,
-) -> ShardRef:
-    """The matches of one collection: a seeded uniform sample of every cluster that it reaches often enough."""
-    middle = engine.read_vectors(centroids)
-    table = pa.concat_tables([read_table(ref) for ref in queries])
-    home, closeness = (part[:, 0] for part in kmeans.assign(engine.vector_column(table), middle))
-    clusters = allocation.eligible_clusters(home, min_queries=policy.min_queries)
-    cell, rows = read_column(cells, "cluster_id").to_numpy(), pool_rows(cells)
-    sizes = np.bincount(cell, minlength=len(middle))[clusters]
-    quotas = allocation.cluster_sample(clusters, sizes, per_cluster=policy.per_cluster, max_images=policy.max_images)
-    by_cell = np.argsort(cell, kind="stable")
-    starts = np.searchsorted(cell[by_cell], clusters)
-    ids, similarity = table["image_id"].to_pylist(), read_column(cells, "similarity").to_numpy()
-    with write_shard(target, SCHEMA, {"version": VERSION, "seed": seed, **policy.model_dump()}) as shard:
-        members, query_ids = [np.zeros(0, dtype=np.int64)], []
-        for cluster_id, start, size, quota in zip(clusters, starts, sizes, quotas, strict=True):
-            rng = np.random.default_rng(np.random.SeedSequence([seed, int(cluster_id), crc32(name.encode())]))
-            members.append(by_cell[start + allocation.draw(int(size), int(quota), rng=rng)])
-            inside = np.flatnonzero(home == cluster_id)
-            query_ids.append(ids[inside[np.argmax(closeness[inside])]])
-        chosen = np.concatenate(members)
-        columns = {
-            "query_id": pa.array(np.repeat(np.array(query_ids, dtype=object), quotas), type=pa.string()),
-            "image_id": gather_rows(cells, chosen, ["image_id"])["image_id"],
-            "row": pa.array(rows[chosen]),
-            "rank": pa.array(np.concatenate([np.zeros(0, np.int32), *(np.arange(q, dtype=np.int32) for q in quotas)])),
-            "similarity": pa.array(similarity[chosen]),
-            "cluster_id": pa.array(np.repeat(clusters, quotas).astype(np.int32)),
-        }
-        shard.keep_table(_matches(name, "cluster", **columns))
-        shard.notes["kind"] = "cluster"
-        shard.notes["queries"] = len(ids)
-        shard.notes["clusters"] = len(clusters)
-        shard.notes["taken_whole"] = int((sizes <= policy.per_cluster).sum())  # smaller than their share
-        shard.notes["asked"] = int(np.minimum(sizes, policy.per_cluster).sum())
-        shard.notes["found"] = shard.notes["images"] = int(quotas.sum())
-    return target.model_copy(update={"rows": shard.kept.rows})
+def retrieve_cluster(name: str, number: int, drawn: Series, quotas: ShardRef, target: StageDir, kind: str) -> Written:
+    """Writes what was drawn for one collection as its matches, by cluster and row.
+
+    number: of the collection among those that draw. kind: cluster or balanced. Memory: 60 bytes an image.
+    """
+    rules = read_table(quotas)
+    parts = (read_table(ref) for ref in drawn.shards())
+    table = pa.concat_tables([part.filter(pa.array(part["collection"].to_numpy() == number)) for part in parts])
+    table = with_large_texts(table).take(pa.array(cluster_shares.lowest_of_each(table, rules)))
+    cell = table["cluster_id"].to_numpy()
+    place = np.searchsorted(rules["cluster_id"].to_numpy(), cell)
+    columns = {column: table[column] for column in ("row", "image_id", "similarity", "cluster_id")}
+    rank = np.arange(len(cell)) - np.searchsorted(cell, cell)
+    found = matches(
+        name,
+        kind,
+        query_id=rules["query_id"].cast(pa.large_string()).take(pa.array(place)),
+        rank=pa.array(rank),
+        **columns,
+    )
+    return write_matches(target, found, {"version": VERSION, "kind": kind})
+
+
+@task(name="thin-matches", persist_result=False, cache_policy=NO_CACHE)
+def thin_matches(found: Series, target: StageDir, keep: int, seed: int, part: int) -> Written:
+    """Writes the matches of `keep` images of one selection, drawn by the hashes of their rows."""
+    table = pa.concat_tables([read_table(ref) for ref in found.shards()])
+    rows = table["row"].to_numpy()
+    chosen = mixture.thinned(np.unique(rows), keep, seed=seed, part=part)
+    return write_matches(target, table.filter(pa.array(np.isin(rows, chosen))), {"version": VERSION, "keep": keep})

@@ -125,12 +125,12 @@ CELLS = pa.schema(
     [("row", pa.int64()), ("image_id", pa.string()), ("cluster_id", pa.int32()), ("similarity", pa.float32())]
 )
 
+SIZES = pa.schema([("cluster_id", pa.int32()), ("size", pa.int64())])
+
 CANDIDATES = pa.schema(
     [
-        ("query", pa.int64()),  # its row in the collection
-        ("query_id", pa.string()),
-        ("row", pa.int64()),
-        ("rank", pa.int32()),
+        ("query", pa.int64()),  # its place among the vectors of the collection
+        ("row", pa.int64()),  # pool row
         ("similarity", pa.float32()),
     ]
 )
@@ -198,6 +198,16 @@ LEDGER = pa.schema(
 def vectors(dim: int) -> pa.Schema:
     """Descriptors and embeddings: (dim,) float16 unit vectors."""
     return pa.schema([("row", pa.int64()), ("image_id", pa.string()), ("vector", pa.list_(pa.float16(), dim))])
+
+
+def cells(next_cells: int) -> pa.Schema:
+    """The cell of every vector, and the next ones if there are any, the nearest first."""
+    return CELLS.append(pa.field("others", pa.list_(pa.int32(), next_cells))) if next_cells else CELLS
+
+
+def lists(dim: int) -> pa.Schema:
+    """Inverted lists: vectors in the order of their cells."""
+    return pa.schema([("cluster_id", pa.int32()), ("row", pa.int64()), ("vector", pa.list_(pa.float16(), dim))])
 
 
 def centroids(dim: int) -> pa.Schema:

@@ -16,6 +16,7 @@ import fsspec
 from pydantic import BaseModel, Field
 
 from lvd.infra.errors import InputError
+from lvd.infra.object_store import errors_of
 from lvd.infra.shards import fingerprint
 from lvd.tasks import archives, schemas, url_lists
 from lvd.tasks.locations import Member, is_image, load_dataset, tar_members
@@ -136,9 +137,9 @@ def partitions(source: Source) -> list[Partition]:
 
     Raises InputError if there is nothing at the path, or not what the source's kind asks for.
     """
-    if isinstance(source, Warc):
-        return [_archives(source)]
     try:
+        if isinstance(source, Warc):
+            return [_archives(source)]
         fs, path = _locate(source.path)
         fs.invalidate_cache()
         if fs.exists(path):
@@ -149,7 +150,7 @@ def partitions(source: Source) -> list[Partition]:
             found = [_hub_partition(source)]
         else:
             raise InputError(f"path must exist, was {source.path!r}: name a file, a folder or a glob that matches")
-    except (ValueError, ImportError, PermissionError) as error:
+    except (ValueError, ImportError, *errors_of(source.path.partition("://")[0])) as error:
         raise InputError(f"path must be readable, was {source.path!r}: {error}") from error
     found = [partition for partition in found if partition is not None]
     if not found:

@@ -1,11 +1,11 @@
 """How many images each query and each cluster gives: the retrieval of DINOv2 appendix A.4, PAPER.md 1.1 to 1.3."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import numpy as np
 
-# Pairs per step where a Python loop walks them: bounds the memory of its lists.
-BLOCK = 1 << 20
 # Products of int64 above this are made with Python's integers.
 INT64_SAFE = 1 << 62
 
@@ -120,14 +120,25 @@ def _rank_within(groups: np.ndarray) -> np.ndarray:
 def _taken_in_turn(query: np.ndarray, row: np.ndarray, neighbors: int) -> np.ndarray:
     """Which pairs are taken when each row goes once and each query takes up to `neighbors`, in order: (m,) bool."""
     query, row = (np.unique(ids, return_inverse=True)[1] for ids in (query, row))
-    taken = np.zeros(len(row), dtype=bool)
-    wanted = [neighbors] * (int(query.max(initial=-1)) + 1)
-    free = bytearray(b"\1") * (int(row.max(initial=-1)) + 1)
-    for start in range(0, len(row), BLOCK):
-        part = slice(start, start + BLOCK)
-        for position, (q, r) in enumerate(zip(query[part].tolist(), row[part].tolist(), strict=True), start):
-            if free[r] and wanted[q]:
-                free[r] = 0
+    wanted = np.full(int(query.max(initial=-1)) + 1, neighbors, dtype=np.int64)
+    is_free = np.ones(int(row.max(initial=-1)) + 1, dtype=np.bool_)
+    return _turns()(query, row, wanted, is_free)
+
+
+@cache
+def _turns() -> Callable[..., np.ndarray]:
+    """Compiled once in a process."""
+    import numba
+
+    @numba.njit(nogil=True)
+    def turns(query, row, wanted, is_free):
+        taken = np.zeros(len(row), dtype=np.bool_)
+        for pair in range(len(row)):
+            q, r = query[pair], row[pair]
+            if is_free[r] and wanted[q] > 0:
+                is_free[r] = False
                 wanted[q] -= 1
-                taken[position] = True
-    return taken
+                taken[pair] = True
+        return taken
+
+    return turns

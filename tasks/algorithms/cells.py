@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lvd.tasks.algorithms import kmeans, pairs
-from lvd.tasks.algorithms.neighbours import on_device
+from lvd.tasks.algorithms.neighbours import Best, on_device
 
 ITERATIONS = 5
 TILE = 4096
@@ -111,16 +111,36 @@ class Group:
     def pairs(self, queries: Block, min_similarity: float) -> Iterator[pairs.Pairs]:
         """(index into the queries, index into the members) of the pairs above a similarity, cell by cell."""
         vectors = on_device(queries.vectors, self._device)
+        for asked, first, last in self._visits(queries):
+            held = self._vectors[first:last].float()
+            for found in pairs.pairs_above(vectors[asked], held, min_similarity):
+                yield pairs.Pairs(asked[found.left], found.right + first, found.similarity)
+
+    def nearest(self, queries: Block, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k most similar members of each query among the cells that it probes, as `neighbours.nearest`.
+
+        Similarity (q, k) float32 and row (q, k) int64; the rows are the members' own numbers.
+        """
+        import torch
+
+        best = Best(on_device(queries.vectors, self._device), k)
+        numbers = torch.from_numpy(self.members.rows).to(self._device)
+        for asked, first, last in self._visits(queries):
+            chosen = torch.from_numpy(asked).to(self._device)
+            for start in range(first, last, TILE):
+                part = slice(start, min(start + TILE, last))
+                best.offer(self._vectors[part].float(), numbers[part], asked=chosen)
+        return best.found()
+
+    def _visits(self, queries: Block) -> Iterator[tuple[np.ndarray, int, int]]:
+        """(index into the queries, first and last member) of every cell of the group that is probed."""
         query, probe = np.nonzero(self._is_here[queries.probes])
         cell = queries.probes[query, probe]
         query = query[np.argsort(cell, kind="stable")]
         ends = np.searchsorted(np.sort(cell), self._cells, side="right")
         for begin, end, first, last in zip(np.append(0, ends)[:-1], ends, self._begins, self._ends, strict=True):
             if begin < end:
-                asked = query[begin:end]
-                held = self._vectors[first:last].float()
-                for found in pairs.pairs_above(vectors[asked], held, min_similarity):
-                    yield pairs.Pairs(asked[found.left], found.right + first, found.similarity)
+                yield query[begin:end], int(first), int(last)
 
 
 def is_found_at_other(queries: Block, members: Block, found: pairs.Pairs) -> np.ndarray:

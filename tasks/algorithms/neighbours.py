@@ -58,20 +58,54 @@ def nearest(
     """
     import torch
 
-    if k < 1:
-        raise ValueError(f"k must be at least 1, was {k}")
     if exclude is not None and exclude.shape != (len(queries),):
         raise ValueError(f"exclude must have one row per query, ({len(queries)},), had the shape {exclude.shape}")
-    floor = lowest_kept(min_similarity)
-    query_rows = on_device(queries, device, of="query ")
-    excluded = None if exclude is None else torch.as_tensor(exclude, dtype=torch.int64, device=device)
-    best = torch.full((len(queries), k), NOTHING, dtype=torch.int64, device=device)
+    best = Best(on_device(queries, device, of="query "), k, min_similarity=min_similarity, exclude=exclude)
     for first_row, tile in _tiles(database, queries.shape[1], device):
-        for start in range(0, len(queries), QUERY_TILE):
+        best.offer(tile, torch.arange(first_row, first_row + len(tile), device=device))
+    return best.found()
+
+
+class Best:
+    """The k most similar rows of each query, of all that it was offered so far. Memory: 8 bytes x q x k."""
+
+    def __init__(
+        self, queries: "torch.Tensor", k: int, *, min_similarity: float = -1.0, exclude: np.ndarray | None = None
+    ) -> None:
+        """queries: (q, d) float32 unit rows, as `on_device` gives them; else as in `nearest`."""
+        import torch
+
+        if k < 1:
+            raise ValueError(f"k must be at least 1, was {k}")
+        self._queries, self._floor, device = queries, lowest_kept(min_similarity), queries.device
+        self._excluded = None if exclude is None else torch.as_tensor(exclude, dtype=torch.int64, device=device)
+        self._keys = torch.full((len(queries), k), NOTHING, dtype=torch.int64, device=device)
+
+    def offer(
+        self,
+        tile: "torch.Tensor",
+        rows: "torch.Tensor",
+        *,
+        asked: "torch.Tensor | None" = None,
+        floors: "torch.Tensor | None" = None,
+    ) -> None:
+        """More rows of the database, none of which the same query was offered before.
+
+        tile: (b, d) float32 unit rows, b at most DATABASE_TILE. rows: (b,) int64, their numbers, below 2^40.
+        asked: (a,) int64, the queries that they are offered to; all of them if left out.
+        floors: (b,) int64, for each row the lowest similarity that counts, in units of 1e-5.
+        """
+        for start in range(0, len(self._queries) if asked is None else len(asked), QUERY_TILE):
             part = slice(start, start + QUERY_TILE)
-            left_out = None if excluded is None else excluded[part] - first_row
-            best[part] = _merge_tile(best[part], query_rows[part], tile, first_row, floor, left_out)
-    return _decode(best)
+            some = part if asked is None else asked[part]
+            excluded = None if self._excluded is None else self._excluded[some]
+            self._keys[some] = _merge_tile(
+                self._keys[some], self._queries[some], tile, rows, self._floor, excluded, floors
+            )
+
+    def found(self) -> tuple[np.ndarray, np.ndarray]:
+        """similarity (q, k) float32 and rows (q, k) int64, as `nearest` returns them."""
+        return _decode(self._keys)
 
 
 def edges(similarity: np.ndarray, rows: np.ndarray, first_row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,24 +165,26 @@ def _merge_tile(
     best: "torch.Tensor",
     queries: "torch.Tensor",
     tile: "torch.Tensor",
-    first_row: int,
+    rows: "torch.Tensor",
     floor: int,
-    left_out: "torch.Tensor | None",
+    excluded: "torch.Tensor | None",
+    floors: "torch.Tensor | None",
 ) -> "torch.Tensor":
-    """The best keys (q, k) after one more tile, whose row j is the database's row first_row + j.
+    """The best keys (q, k) after one more tile.
 
-    floor: lowest similarity kept, in units of 1e-5. left_out: (q,) rows of the tile that are no neighbours.
+    rows: (b,) numbers of the tile's rows. floor: lowest similarity kept, in units of 1e-5; floors: (b,) of each row.
+    excluded: (q,) numbers of rows that are no neighbours.
     """
     import torch
 
     k = best.shape[1]
-    query, column = _candidates(best[:, -1], queries, tile, floor, k)
-    if left_out is not None:
-        keep = column != left_out[query]
+    query, column = _candidates(best[:, -1], queries, tile, floor, k, floors)
+    if excluded is not None:
+        keep = rows[column] != excluded[query]
         query, column = query[keep], column[keep]
     score = torch.round(_float64_products(queries, tile, query, column) * SCALE).to(torch.int64)
-    keep = score >= floor
-    query, key = query[keep], ((KEY_ZERO - score[keep]) << ROW_BITS) | (column[keep] + first_row)
+    keep = score >= (floor if floors is None else floors[column].clamp(min=floor))
+    query, key = query[keep], ((KEY_ZERO - score[keep]) << ROW_BITS) | rows[column[keep]]
     if not len(query):
         return best
     found = torch.bincount(query, minlength=len(queries))
@@ -160,7 +196,12 @@ def _merge_tile(
 
 
 def _candidates(
-    worst_key: "torch.Tensor", queries: "torch.Tensor", tile: "torch.Tensor", floor: int, k: int
+    worst_key: "torch.Tensor",
+    queries: "torch.Tensor",
+    tile: "torch.Tensor",
+    floor: int,
+    k: int,
+    floors: "torch.Tensor | None",
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Every (query, column) of the tile that can be among the k best, and a few more, sorted: two (m,) int64."""
     import torch
@@ -168,10 +209,15 @@ def _candidates(
     worst = torch.where(worst_key == NOTHING, floor, KEY_ZERO - (worst_key >> ROW_BITS))
     bound = worst.clamp(min=floor).to(torch.float32) / SCALE - SCREEN_MARGIN
     screen = queries @ tile.T
+    sure = screen
+    if floors is not None:
+        lowest = floors.to(torch.float32) / SCALE
+        screen.masked_fill_(screen < lowest - SCREEN_MARGIN, -math.inf)
+        sure = screen.masked_fill(screen < lowest + SCREEN_MARGIN, -math.inf)  # the others may yet be refused
     possible = screen >= bound[:, None]
     if k + 1 < len(tile) and int(possible.sum()) * SPARSE > possible.numel():
         # One more than k, as the row that is left out can be among them.
-        kth = screen.topk(k + 1, dim=1, sorted=False).values.amin(dim=1) - 2 * SCREEN_MARGIN
+        kth = sure.topk(k + 1, dim=1, sorted=False).values.amin(dim=1) - 2 * SCREEN_MARGIN
         possible = screen >= torch.maximum(bound, kth)[:, None]
     return torch.nonzero(possible, as_tuple=True)
 

@@ -27,7 +27,7 @@ def copy_queries(cifar: Path, folder: Path, rng: np.random.Generator) -> list[st
 
 
 def test_retrieved_images_have_the_class_of_their_query(shared: Path, tmp_path: Path) -> None:
-    """One draw; `benchmarks/retrieval_quality.py` measures many."""
+    """One draw; `benchmarks/selection_quality.py` measures many."""
     cifar = shared / "data/cifar10"
     names = copy_queries(cifar, tmp_path / "queries", np.random.default_rng(0))
     tree = {

@@ -1,6 +1,7 @@
 """The report and the card of a small root that is written by hand: every number is the ledger's."""
 
 import io
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from lvd.flows.run import Run
 from lvd.flows.versions import Published
 from lvd.infra.shards import StageDir, commit, write_shard
 from lvd.tasks import ledger, schemas
-from lvd.tasks.neighbours import Recall
+from lvd.tasks.recall import Recall
 from lvd.tasks.sources import Images, Partition
 
 HOSTILE = "http://evil.example/<script>alert('x')</script>\"onerror=\"x.jpg"
@@ -172,7 +173,8 @@ def arguments(root: str) -> tuple[Any, ...]:
         for q, row, s in ((0, 0, 0.81), (1, 9, 0.33))
     ]
     counts = {"kind": "sample", "queries": 2, "asked": 4, "found": 2, "images": 2, "collided": 1}
-    found = at.write("retrieve", "r", schemas.MATCHES, [matches], shard_notes=counts)
+    counts |= {"ended": 1, "rounds": 1, "recall": None}
+    found = at.write("retrieve", "r", schemas.MATCHES, [matches], notes=counts)
     return finish(at, sources, survivors, vectors, grouped, Matches(by_collection={"birds": found}), matches)
 
 
@@ -199,9 +201,13 @@ def copied(at: Root, components: list[dict[str, Any]], gone: list[dict[str, Any]
 
 
 def clusters(at: Root, fitted: list[dict[str, Any]], cells: list[dict[str, Any]]) -> Cells:
-    notes = {"objective": [0.5, 0.75]}
+    done = {"over": "sample", "imbalance": 1.0, "num_empty": 0, "sizes": [1] * 7}
+    notes = {"iterations": [{**done, "objective": 0.5}, {**done, "objective": 0.75, "over": "pool"}], "dim": 2}
     centroids = at.write("centroids", "z", schemas.centroids(2), [fitted], shard_notes=notes)
-    return Cells(centroids=centroids, cells=at.write("cluster", "k", schemas.CELLS, [cells]))
+    counts = Counter(cell["cluster_id"] for cell in cells)
+    sizes = [{"cluster_id": one["cluster_id"], "size": counts[one["cluster_id"]]} for one in fitted]
+    placed = at.write("cluster", "k", schemas.CELLS, [cells])
+    return Cells(centroids=centroids, cells=placed, sizes=at.write("sizes", "n", schemas.SIZES, [sizes]))
 
 
 def finish(

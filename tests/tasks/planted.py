@@ -1,13 +1,14 @@
 """Small stages on a folder, as the flows leave them: a pool of several partitions, each of several shards."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
 from lvd.tasks import crawl, links, schemas
 from lvd.tasks.decode import DecodeError, read_header
@@ -23,6 +24,35 @@ TWO_PARTITIONS: Layout = ((3, 0, 4), (5, 2))
 def by_partition(refs: list[ShardRef]) -> list[list[ShardRef]]:
     """The shards of each partition."""
     return [list(shards) for _, shards in groupby(refs, key=lambda ref: ref.directory)]
+
+
+def series(refs: list[ShardRef]) -> Series:
+    """The shards of complete directories as they travel: directories by name, each with its base."""
+    bases = {ref.directory: ref.base for ref in refs}
+    parts = [name.rsplit("/", 1) for name in bases]
+    directories = [StageDir(root=refs[0].root, stage=stage, fingerprint=name) for stage, name in parts]
+    return Series.of(directories, list(bases.values()))
+
+
+def computed(
+    root: str, name: str, count: int, compute: Callable[[ShardRef], ShardRef], *, called: str = "a"
+) -> list[ShardRef]:
+    """The shards of one directory that a task fills; each tells its rows as the directory does when it is complete."""
+    target = StageDir(root=root, stage=name, fingerprint=called)
+    rows = [compute(ref).rows for ref in target.planned(count)]
+    commit(target, count, config={}, inputs={})
+    assert rows == [ref.rows for ref in target.shards()]
+    return target.shards()
+
+
+def cut(num_rows: int, num_shards: int) -> Layout:
+    """So many rows in two partitions of uneven shards, some of which are empty; one shard is one partition."""
+    if num_shards == 1:
+        return ((num_rows,),)
+    rng = np.random.default_rng(num_shards)
+    ends = np.sort(rng.integers(0, num_rows + 1, num_shards - 1))
+    sizes = np.diff(np.concatenate([[0], ends, [num_rows]])).tolist()
+    return tuple(sizes[: num_shards // 2]), tuple(sizes[num_shards // 2 :])
 
 
 def identity(number: int) -> str:
@@ -124,6 +154,12 @@ def random_units(rng: np.random.Generator, num_rows: int, dim: int) -> np.ndarra
     return unit(rng.normal(size=(num_rows, dim)))
 
 
+def around(rng: np.random.Generator, num_rows: int, dim: int, groups: int, *, spread: float = 0.5) -> np.ndarray:
+    """(num_rows, dim) float16 unit rows about some directions, so that they have near neighbours."""
+    middle = rng.normal(size=(groups, dim))
+    return unit(middle[rng.integers(groups, size=num_rows)] + spread * rng.normal(size=(num_rows, dim)))
+
+
 def vectors(
     root: str,
     name: str,
@@ -137,6 +173,12 @@ def vectors(
     absent = {*left_out, *(rejects or {})}
     rows = {n: {"image_id": identity(n), "vector": v} for n, v in enumerate(values) if n not in absent}
     return stage(root, name, schemas.vectors(values.shape[1]), rows, layout, rejects=rejects)
+
+
+def centroids(root: str, values: np.ndarray) -> ShardRef:
+    """The centroids (k, d) float32 of a fit."""
+    rows = [{"cluster_id": n, "size": 1, "vector": vector} for n, vector in enumerate(values)]
+    return stage(root, "centroids", schemas.centroids(values.shape[1]), rows, ((len(rows),),))[0]
 
 
 def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -1,107 +1,109 @@
-"""Clusters of a pool: cells against brute force, repeatable centroids, and a clear word when there are too many."""
+"""Cells of a pool: the nearest centroid of every image, the next ones, and how many images a cell has."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, commit, pool_rows, read_column, read_table
-from lvd.tasks import cluster
-from lvd.tasks.models import engine
+from lvd.infra.shards import pool_rows, read_column, read_table
+from lvd.tasks import cluster, schemas
 from lvd.tests.tasks import planted
 
-LAYOUT = ((30, 0, 25), (5, 40))
+ROWS, NUM, DIM = 100, 9, 6
 LEFT_OUT = (0, 3, 55, 56, 57, 58, 59, 99)  # a whole shard among them
-KEPT = np.delete(np.arange(100), LEFT_OUT)
-BLOBS = 4
-CONFIG = cluster.Config(num_clusters=BLOBS, iterations=10)
+KEPT = np.delete(np.arange(ROWS), LEFT_OUT)
+LAYOUTS: list[planted.Layout] = [((30, 0, 25), (5, 40)), ((ROWS,),), planted.cut(ROWS, 8)]
+POOL = planted.around(np.random.default_rng(0), ROWS, DIM, 5)
+CENTROIDS = planted.random_units(np.random.default_rng(1), NUM, DIM).astype(np.float32)
+CENTROIDS[7] = CENTROIDS[2]  # equally near to all: the lower number is first
+SIMILARITY = planted.cosine(POOL, CENTROIDS)[KEPT]
 
 
-def blobs() -> np.ndarray:
-    """(100, 12) rows around four directions; row n is of blob n % 4."""
-    rng = np.random.default_rng(0)
-    return planted.unit(np.eye(12)[np.arange(100) % BLOBS] + 0.1 * rng.normal(size=(100, 12)))
+def assigned(root: str, layout: planted.Layout, next_cells: int = 0, centroids: np.ndarray = CENTROIDS):
+    vectors, middle = (
+        planted.vectors(root, "embed", POOL, layout, left_out=LEFT_OUT),
+        planted.centroids(root, centroids),
+    )
+    cells = planted.computed(
+        root,
+        "cluster",
+        len(vectors),
+        lambda ref: cluster.assign_shard.fn(vectors[ref.index], middle, ref, next_cells=next_cells),
+    )
+    return vectors, cells
 
 
-def fitted(root: str, config: cluster.Config = CONFIG, seed: int = 0) -> tuple[list[ShardRef], ShardRef, StageDir]:
-    """(vectors, centroids, the centroids' directory)."""
-    vectors = planted.vectors(root, "embed", blobs(), LAYOUT, left_out=LEFT_OUT)
-    target = StageDir(root=root, stage="centroids", fingerprint=f"{config.sample_per_cluster}-{seed}")
-    return vectors, cluster.fit_centroids.fn(vectors, target.planned(1)[0], config, seed), target
-
-
-def assigned(root: str, vectors: list[ShardRef], centroids: ShardRef) -> list[ShardRef]:
-    planned = StageDir(root=root, stage="cluster", fingerprint="a").planned(len(vectors))
-    return [cluster.assign_shard.fn(v, centroids, ref) for v, ref in zip(vectors, planned, strict=True)]
-
-
-def test_planted_clusters_are_found_and_every_image_has_its_cell(local_root: str) -> None:
-    vectors, centroids, target = fitted(local_root)
-    table = read_table(centroids)
-    assert table["cluster_id"].to_pylist() == list(range(BLOBS)) and centroids.rows == BLOBS
-    middle = engine.read_vectors(centroids)
-    np.testing.assert_allclose(np.linalg.norm(middle.astype(np.float64), axis=1), 1, atol=1e-6)
-
-    cells = assigned(local_root, vectors, centroids)
-    assert [ref.rows for ref in cells] == [28, 0, 25, 0, 39]
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("next_cells", [0, 1, 3, 60])  # more than there are further cells: all of them
+def test_every_image_goes_to_its_nearest_centroid(local_root: str, layout: planted.Layout, next_cells: int) -> None:
+    vectors, cells = assigned(local_root, layout, next_cells)
+    assert [ref.rows for ref in cells] == [ref.rows for ref in vectors]
     assert read_column(cells, "row").to_pylist() == pool_rows(vectors).tolist() == KEPT.tolist()
     assert read_column(cells, "image_id").to_pylist() == [planted.identity(n) for n in KEPT]
-    similarity = planted.cosine(blobs()[KEPT], middle)
-    home = read_column(cells, "cluster_id").to_numpy()
-    np.testing.assert_array_equal(home, similarity.argmax(axis=1))
-    np.testing.assert_allclose(read_column(cells, "similarity").to_numpy(), similarity.max(axis=1), atol=1.1e-5)
-    groups = [{*home[blob == KEPT % BLOBS].tolist()} for blob in range(BLOBS)]
-    assert sorted(map(sorted, groups)) == [[n] for n in range(BLOBS)]
-
-    assert table["size"].to_pylist() == np.bincount(home).tolist()  # the sample was all there is
-    commit(target, 1, config={}, inputs={})
-    notes = target.account()["shard_notes"][0]
-    assert notes["num_effective"] == BLOBS and len(notes["objective"]) == CONFIG.iterations
-    assert notes["objective"][-1] == pytest.approx(similarity.max(axis=1).mean(), abs=1e-3)
+    nearest = np.lexsort((np.broadcast_to(np.arange(NUM), SIMILARITY.shape), -SIMILARITY))
+    np.testing.assert_array_equal(read_column(cells, "cluster_id").to_numpy(), nearest[:, 0])
+    np.testing.assert_array_equal(read_column(cells, "similarity").to_numpy(), SIMILARITY.max(1).astype(np.float32))
+    if next_cells:
+        others = np.stack(read_column(cells, "others").to_numpy())
+        np.testing.assert_array_equal(others, nearest[:, 1 : 1 + next_cells])
+        assert others.shape[1] == min(next_cells, NUM - 1)
+    else:
+        assert read_table(cells[0]).schema.equals(schemas.CELLS)
 
 
-def test_a_fit_on_a_sample_counts_the_sample(local_root: str) -> None:
-    config = CONFIG.model_copy(update={"sample_per_cluster": 5})
-    _, centroids, _ = fitted(local_root, config)
-    assert sum(read_table(centroids)["size"].to_pylist()) == 20
-    _, other, _ = fitted(local_root + "2", config, seed=1)
-    assert not np.array_equal(engine.read_vectors(centroids), engine.read_vectors(other))
+def test_a_single_centroid_has_no_next_cell(local_root: str) -> None:
+    _, cells = assigned(local_root, LAYOUTS[0], 3, CENTROIDS[:1])
+    assert read_table(cells[0]).schema.equals(schemas.CELLS)
+    assert {*read_column(cells, "cluster_id").to_pylist()} == {0}
 
 
-def test_the_start_is_seeded(local_root: str) -> None:
-    fits = [engine.read_vectors(fitted(f"{local_root}{seed}", seed=seed)[1]).tobytes() for seed in range(4)]
-    assert len({*fits}) > 1  # the same clusters in another order
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sizes_count_the_images_of_every_cell(local_root: str, layout: planted.Layout) -> None:
+    _, cells = assigned(local_root, layout)
+    (sizes,) = planted.computed(
+        local_root, "sizes", 1, lambda ref: cluster.count_cells.fn(planted.series(cells), NUM + 2, ref)
+    )
+    table = read_table(sizes)
+    assert table["cluster_id"].to_pylist() == list(range(NUM + 2))
+    expected = np.bincount(SIMILARITY.argmax(axis=1), minlength=NUM + 2)
+    assert table["size"].to_pylist() == expected.tolist() == cluster.sizes_of(cells, NUM + 2).tolist()
+    assert expected[7] == 0 == expected[-1]
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     files = []
     for name in "ab":
-        vectors, centroids, _ = fitted(str(tmp_path / name))
-        refs = [centroids, *assigned(str(tmp_path / name), vectors, centroids)]
-        files.append([(tmp_path / name / ref.name()).read_bytes() for ref in refs])
+        _, cells = assigned(str(tmp_path / name), LAYOUTS[0], 2)
+        files.append([(tmp_path / name / ref.name()).read_bytes() for ref in cells])
     assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(
-    ("kept", "num_clusters", "message"),
+    ("settings", "message"),
     [
-        (5, 6, r"recipe.cluster.num_clusters must be in \[1, 5\].*was 6: set it lower"),
-        (0, 1, "must leave at least 1 image to cluster, left 0: loosen"),
+        ({"num_clusters": 0}, "greater than or equal to 1"),
+        ({"num_cluster": 5}, "num_cluster\n  Extra inputs"),
+        ({"next_cells": 65}, "less than or equal to 64"),
+        ({"kind": "hierarchical"}, r"levels must be given for the kind hierarchical and no other, was \[\]"),
+        ({"levels": (9, 3)}, r"levels must be given for the kind hierarchical and no other, was \[9, 3\]"),
+        ({"kind": "hierarchical", "levels": (9,)}, "levels must be two or more numbers"),
+        ({"kind": "hierarchical", "levels": (9, 3), "num_clusters": 8}, r"num_clusters \(8\) first, was \[9, 3\]"),
+        ({"kind": "hierarchical", "levels": (9, 9)}, r"levels must be descending .* was \[9, 9\]"),
+        ({"kind": "hierarchical", "levels": (9, 0)}, r"levels must be descending .* was \[9, 0\]"),
     ],
 )
-def test_too_few_images_are_the_user_s_to_mend(local_root: str, kept: int, num_clusters: int, message: str) -> None:
-    vectors = planted.vectors(local_root, "embed", blobs(), LAYOUT, left_out=range(kept, 100))
-    target = StageDir(root=local_root, stage="centroids", fingerprint="a")
-    with pytest.raises(InputError, match=message):
-        cluster.fit_centroids.fn(vectors, target.planned(1)[0], cluster.Config(num_clusters=num_clusters), 0)
-    assert target.missing(1) == target.planned(1)
+def test_what_cannot_be_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        cluster.Config(**settings)
 
 
-def test_as_many_clusters_as_images(local_root: str) -> None:
-    vectors = planted.vectors(local_root, "embed", blobs(), LAYOUT, left_out=range(5, 100))
-    target = StageDir(root=local_root, stage="centroids", fingerprint="a").planned(1)[0]
-    centroids = cluster.fit_centroids.fn(vectors, target, cluster.Config(num_clusters=5), 0)
-    assert read_table(centroids)["size"].to_pylist() == [1] * 5
-    found = np.concatenate([block for _, block in engine.vector_blocks(vectors)])
-    assert planted.cosine(found, engine.read_vectors(centroids)).max(axis=1).min() > 0.999
+def test_the_finest_level_is_the_number_of_clusters() -> None:
+    config = cluster.Config(kind="hierarchical", levels=(90, 9, 3))
+    assert config.num_clusters == config.fitting()["num_clusters"] == 90
+
+
+def test_what_is_only_written_does_not_decide_the_centroids() -> None:
+    assert cluster.Config(next_cells=5).fitting() == cluster.Config().fitting()
+    for name, value in {"num_clusters": 7, "iterations": 7, "full_passes": 7, "min_gain": 0.5}.items():
+        assert cluster.Config(**{name: value}).fitting() != cluster.Config().fitting()

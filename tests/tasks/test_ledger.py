@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lvd.infra.shards import ShardRef, StageDir, commit, read_table
-from lvd.tasks import ledger, schemas
+from lvd.tasks import ledger, schemas, semantic
 from lvd.tests.tasks import planted
 from lvd.tests.tasks.planted import identity
 
@@ -53,8 +53,7 @@ def selection(local_root: str) -> list[ShardRef]:
     return planted.stage(local_root, "selection", schemas.SELECTION, SELECTED, ((2, 0, 5),))
 
 
-@pytest.fixture
-def pool(local_root: str, selection) -> list[ShardRef]:
+def pool_ledger(local_root: str, selection: list[ShardRef], duplicates: ShardRef | None = None) -> list[ShardRef]:
     """The ledger of the pool's shards; the selection's rows are spread over its shards."""
     rows = {n: {"key": f"url-{n}"} for n in range(16) if n not in CRAWLED}
     manifest = planted.stage(local_root, "crawl", schemas.MANIFEST, rows, MANIFEST, rejects=CRAWLED, state="dropped")
@@ -68,9 +67,14 @@ def pool(local_root: str, selection) -> list[ShardRef]:
     target = StageDir(root=local_root, stage="curated/v1", fingerprint="ledger-pool")
     inputs = zip(manifest, fetched, fate_refs, vectors, (3, 3, 3, 4), target.planned(4), strict=True)
     for *refs, part, ref in inputs:
-        ledger.pool_shard.fn(*refs, selection, part, ref)
+        ledger.pool_shard.fn(*refs, selection, part, ref, duplicates)
     commit(target, 4, config={}, inputs={})
     return target.shards()
+
+
+@pytest.fixture
+def pool(local_root: str, selection: list[ShardRef]) -> list[ShardRef]:
+    return pool_ledger(local_root, selection)
 
 
 @pytest.fixture
@@ -108,6 +112,32 @@ def test_every_pool_candidate_ends_once(pool: list[ShardRef]) -> None:
     assert [(int(row["image_id"], 16), *(row[name] for name in names)) for row in rest] == POOL
     assert [row["key"] for row in rest] == [f"image-{n}" for n in range(11)]
     assert {row["source"] for row in rest} == {"web"}
+
+
+def test_what_means_the_same_as_another_ends_with_its_cluster(local_root: str, selection: list[ShardRef]) -> None:
+    """Rows 3 and 10, in different partitions; the second would have been published."""
+    duplicates = duplicates_of(local_root, {3: (0, 0.97), 10: (2, 0.96)})
+    rows = rows_of(pool_ledger(local_root, selection, duplicates))
+    names = ("state", "stage", "reason", "score", "because_of")
+    ended = {int(row["image_id"], 16): tuple(row[name] for name in names) for row in rows if row["image_id"]}
+    same = ("dropped", "cluster", "semantic_duplicate")
+    expected = {row: tuple(fate) for row, *fate in POOL}
+    expected[3] = (*same, pytest.approx(0.97), identity(0))
+    expected[10] = (*same, pytest.approx(0.96), identity(2))
+    assert ended == expected
+    assert {row["key"] for row in rows if row["reason"] == "semantic_duplicate"} == {"image-3", "image-10"}
+    states = ledger.check_balance(StageDir(root=local_root, stage="curated/v1", fingerprint="ledger-pool").shards(), 16)
+    assert states == {"kept": 2, "dropped": 9, "failed": 5}
+
+
+def duplicates_of(root: str, fates: dict[int, tuple[int, float]]) -> ShardRef:
+    """fates: pool row that goes → the one that stays, and how alike they are."""
+    alike = {row: {"row": row, "kept": kept, "similarity": s} for row, (kept, s) in fates.items()}
+    refs = planted.stage(root, "alike", semantic.ALIKE, alike, ((11,),))
+    vectors = planted.series(planted.vectors(root, "named", np.ones((11, 1)), FETCHED))
+    return planted.computed(
+        root, "duplicates", 1, lambda ref: semantic.name_duplicates.fn(planted.series(refs), vectors, ref)
+    )[0]
 
 
 def test_curated_images_are_published_but_for_repeats(curated: list[ShardRef]) -> None:

@@ -10,7 +10,8 @@ from lvd.infra.errors import ShardError
 from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
 from lvd.tasks import neighbours, schemas
 from lvd.tasks.algorithms import graph
-from lvd.tasks.neighbours import REFERENCE, TRUTH, Cells, Search
+from lvd.tasks.neighbours import REFERENCE, TRUTH, Cells
+from lvd.tasks.recall import Search
 from lvd.tests.tasks import planted
 
 ROWS, FLOOR = 60, 0.4

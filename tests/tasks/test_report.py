@@ -46,7 +46,7 @@ def page(**changes) -> report.Report:
         **dict.fromkeys(("losses", "duplicates", "decontamination", "collections", "retrievals", "cluster_charts"), ()),
         **dict.fromkeys(("examples", "formats", "short_edges", "domains", "errors", "timings"), ()),
         **dict.fromkeys(("clusters", "screened", "not_retrieved", "sample"), sheet()),
-        **{name: {} for name in ("published", "cluster_figures", "versions")},
+        **{name: {} for name in ("published", "cluster_figures", "versions", "overlaps")},
         "states": {"kept": 0, "dropped": 0, "failed": 0},
         "thresholds": {
             "hash_distance": 6,

@@ -398,3 +398,14 @@ def test_sources_are_read_through_any_filesystem(tmp_path):
         assert table(Urls(path="memory://shelf/l.txt"))["url"].to_pylist() == ["http://a.org/1"]
     finally:
         fs.rm("/shelf", recursive=True)
+
+
+@pytest.mark.parametrize("kind", ["wat", "images", "urls"])
+def test_a_bucket_without_credentials_is_one_clear_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    source = TypeAdapter(sources.Source).validate_python({"kind": kind, "path": "s3://nobodys-bucket/a/wat.paths.gz"})
+    with pytest.raises(InputError, match=r"path must be readable, was 's3://nobodys-bucket.*credentials"):
+        sources.partitions(source)

@@ -104,6 +104,27 @@ def test_no_matches_and_no_queries(local_root: str) -> None:
     assert tallies.match_overview(written(local_root, "more", schemas.MATCHES, [matches(0)]), 0)[1] == []
 
 
+def test_a_balanced_selection_has_similarities_and_no_queries(local_root: str) -> None:
+    rows = [{**row, "query_id": None, "kind": "balanced"} for row in matches(4)]
+    refs = written(local_root, "retrieve", schemas.MATCHES, [rows])
+    counts, queries = tallies.match_overview(refs, 8)
+    assert counts.sum() == len(rows) > 0 and queries == []
+
+
+def test_overlaps_count_images_once(local_root: str) -> None:
+    rows = {"a": [1, 2, 2, 3], "b": [3, 2, 9], "c": []}
+    refs = {
+        name: written(
+            local_root,
+            name,
+            schemas.MATCHES,
+            [[{"row": row} for row in found[:2]], [{"row": row} for row in found[2:]]],
+        )
+        for name, found in rows.items()
+    }
+    assert tallies.overlaps(refs) == {a: {b: len({*rows[a]} & {*rows[b]}) for b in rows} for a in rows}
+
+
 def test_clusters_are_spread_and_their_nearest_found(local_root: str) -> None:
     rng = np.random.default_rng(3)
     rows = [
@@ -111,8 +132,7 @@ def test_clusters_are_spread_and_their_nearest_found(local_root: str) -> None:
         for row, (c, s) in enumerate(zip(rng.integers(0, 9, 200), rng.random(200).astype(np.float32), strict=True))
     ]
     refs = written(local_root, "cluster", schemas.CELLS, [rows[:70], [], rows[70:]])
-    sizes = tallies.cell_sizes(refs, 12)
-    assert sizes.tolist() == [sum(row["cluster_id"] == c for row in rows) for c in range(12)]
+    sizes = np.bincount([row["cluster_id"] for row in rows], minlength=12)
     chosen = tallies.spread_clusters(sizes, 4)
     assert sizes[chosen].tolist() == sorted(sizes[chosen], reverse=True)
     assert (sizes[chosen[0]], sizes[chosen[-1]]) == (sizes.max(), sizes[sizes > 0].min())

@@ -85,8 +85,7 @@ def test_refill_by_hand():
 
 @pytest.mark.parametrize("decimals", [5, 1, 0])
 @pytest.mark.parametrize("neighbors", [1, 3])
-def test_refill_takes_the_best_pair_that_may_still_be_taken(decimals, neighbors, monkeypatch):
-    monkeypatch.setattr(allocation, "BLOCK", 11)
+def test_refill_takes_the_best_pair_that_may_still_be_taken(decimals, neighbors):
     for seed in range(5):
         pairs = candidates(8, 6, 20, seed, decimals)
         found = allocation.settle_collisions(*pairs, neighbors=neighbors, policy="refill")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lvd.tasks.algorithms import cells
-from lvd.tests.tasks.planted import random_units
+from lvd.tests.tasks.planted import cosine, random_units
 
 
 def test_the_usual_number_grows_with_the_root() -> None:
@@ -52,3 +52,44 @@ def test_cells_are_fitted_to_the_rows() -> None:
 def test_ranks() -> None:
     probes = np.array([[4, 2, 9], [1, 0, 3]], dtype=np.int32)
     assert cells.ranks(probes, np.array([9, 7], dtype=np.int32)).tolist() == [2, 3]
+
+
+def dealt(rng: np.random.Generator, num_rows: int, num_cells: int, probes: int) -> cells.Block:
+    """Rows with random cells, their own first."""
+    near = np.stack([rng.permutation(num_cells)[:probes] for _ in range(num_rows)]).astype(np.int32)
+    rows = np.sort(rng.choice(10 * num_rows, num_rows, replace=False))
+    return cells.Block(rows, random_units(rng, num_rows, 8), near)
+
+
+@pytest.mark.parametrize("tile", [3, 4096])  # cells that are cut into tiles, and whole ones
+@pytest.mark.parametrize(("k", "probes"), [(1, 1), (4, 3), (200, 3), (7, 12)])
+def test_the_nearest_of_a_group_are_those_of_the_cells_that_are_probed(
+    monkeypatch: pytest.MonkeyPatch, tile: int, k: int, probes: int
+) -> None:
+    monkeypatch.setattr(cells, "TILE", tile)
+    rng = np.random.default_rng(k)
+    members, queries = dealt(rng, 90, 12, 1), dealt(rng, 40, 12, probes)
+    members = cells.Block(*(values[members.cell >= 4] for values in members))  # the other cells are of other groups
+    group = cells.Group(members, 12, device="cpu")
+    assert group.is_probed(queries.probes).tolist() == (queries.probes >= 4).any(axis=1).tolist()
+    similarity, rows = group.nearest(queries, k)
+    assert similarity.shape == rows.shape == (40, k)
+    products = cosine(queries.vectors, members.vectors)
+    for query in range(40):
+        seen = [n for n in range(len(members.rows)) if members.cell[n] in queries.probes[query]]
+        best = sorted(seen, key=lambda n: (-products[query, n], members.rows[n]))[:k]
+        found = rows[query] >= 0
+        assert rows[query][found].tolist() == members.rows[best].tolist()
+        np.testing.assert_array_equal(similarity[query][found], products[query, best].astype(np.float32))
+        assert np.isneginf(similarity[query][~found]).all()
+
+
+def test_the_nearest_of_a_group_do_not_depend_on_the_queries_beside_them() -> None:
+    rng = np.random.default_rng(5)
+    members, queries = dealt(rng, 60, 6, 1), dealt(rng, 20, 6, 2)
+    group = cells.Group(members, 6, device="cpu")
+    whole = group.nearest(queries, 5)
+    for start in range(0, 20, 7):
+        part = cells.Block(*(values[start : start + 7] for values in queries))
+        for found, expected in zip(group.nearest(part, 5), whole, strict=True):
+            np.testing.assert_array_equal(found, expected[start : start + 7])

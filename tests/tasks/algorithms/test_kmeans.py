@@ -1,4 +1,4 @@
-"""Spherical k-means: planted clusters, repeatability, degenerate samples."""
+"""Spherical k-means: planted clusters, repeatability, starts, resumed fits, degenerate samples."""
 
 import numpy as np
 import pytest
@@ -80,8 +80,11 @@ def test_copies_make_no_clusters_of_their_own(num_clusters, dtype):
 
 def test_lengths_within_the_rounding_of_float16_do_not_count():
     rows = 0.995 * np.repeat(unit(np.random.default_rng(0).standard_normal((3, 16))), 10, axis=0)
-    fit = kmeans.fit(rows.astype(np.float32), num_clusters=3, iterations=4, seed=0)
-    np.testing.assert_allclose(fit.objective[1:], 1.0, atol=1e-6)
+    fit = kmeans.fit(rows.astype(np.float32), num_clusters=5, iterations=4, seed=0)
+    # The objective is the mean of inner products, but no row counts as far from its own centroid for being short.
+    np.testing.assert_allclose(fit.objective[1:], 0.995, atol=1e-6)
+    sums = kmeans.pass_over([(np.arange(30), rows.astype(np.float16))], fit.centroids, spares=5)
+    assert fit.num_effective == 3 and len(sums.spare_rows) == 0
 
 
 def test_many_clusters_start_by_the_cheaper_method(monkeypatch):
@@ -94,21 +97,23 @@ def test_many_clusters_start_by_the_cheaper_method(monkeypatch):
 
 
 def test_an_empty_cluster_starts_again_at_the_furthest_row():
-    rows = unit(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 1.0]]))
+    rows = unit(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 1.0]]), np.float16)
     centroids = unit(np.array([[1.0, 0.05], [-1.0, 0.0], [-1.0, -0.1]]))
-    cluster_id, similarity = kmeans._search(rows, centroids)
-    assert cluster_id.tolist() == [0, 0, 0, 0]
-    updated = kmeans._updated(rows, centroids, cluster_id, similarity)
+    sums = kmeans.pass_over([(np.arange(4), rows)], centroids, spares=3)
+    assert sums.counts.tolist() == [4, 0, 0]
     # Rows 2 and 3 are copies: only one cluster starts there, the other at the next furthest row.
-    np.testing.assert_allclose(updated[1], rows[2], atol=1e-6)
-    assert min(abs(updated[2] - rows[0]).max(), abs(updated[2] - rows[1]).max()) < 1e-6
+    assert sums.spare_rows.tolist() == [2, 0, 1]
+    updated = kmeans.updated(sums, centroids)
+    np.testing.assert_allclose(updated[1:], rows[[2, 0]], atol=1e-6)
+    one = kmeans.updated(kmeans.pass_over([(np.arange(4), rows)], centroids, spares=1), centroids)
+    np.testing.assert_allclose(one[1:], [rows[2], centroids[2]], atol=1e-6)
 
 
 def test_rows_that_cancel_out_leave_their_centroid():
-    rows = np.array([[1, 0], [-1, 0]], dtype=np.float32)
+    rows = np.array([[1, 0], [-1, 0]], dtype=np.float16)
     centroid = np.array([[0, 1]], dtype=np.float32)
-    updated = kmeans._updated(rows, centroid, np.zeros(2, np.int64), np.zeros(2, np.float32))
-    np.testing.assert_array_equal(updated, centroid)
+    sums = kmeans.pass_over([(np.arange(2), rows)], centroid, spares=1)
+    np.testing.assert_array_equal(kmeans.updated(sums, centroid), centroid)
 
 
 def test_as_many_clusters_as_rows():
@@ -158,14 +163,71 @@ def test_assign_equals_brute_force_however_it_is_cut():
     np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), similarity)
 
 
+def test_one_probe_gives_the_first_of_several():
+    rows, _ = planted(noise=0.8)
+    centroids = unit(np.random.default_rng(3).standard_normal((50, 32)))
+    one, several = (kmeans.assign(rows, centroids, probes=probes) for probes in (1, 2))
+    for first, both in zip(one, several, strict=True):
+        assert first.shape == (len(rows), 1) and first.dtype == both.dtype
+        np.testing.assert_array_equal(first[:, 0], both[:, 0])
+
+
 def test_assign_edge_cases():
     rows = unit(np.ones((3, 4)), np.float16)
     cluster_id, similarity = kmeans.assign(rows, rows.astype(np.float32)[:2], probes=3)
     assert cluster_id.tolist() == [[0, 1, -1]] * 3  # equal centroids: the lowest id; more probes than clusters: -1
     assert (similarity[:, 2] == -np.inf).all()
     assert kmeans.assign(rows[:0], rows.astype(np.float32))[0].shape == (0, 1)
-    with pytest.raises(ValueError, match="as wide as the queries, 4, were 3 wide"):
+    with pytest.raises(ValueError, match="centroids must be as wide as the vectors, 4, were 3 wide"):
         kmeans.assign(rows, unit(np.ones((2, 3))))
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
+def test_a_fit_goes_on_where_it_was_interrupted(devices):
+    rows, _ = planted(noise=0.6)
+    seen = []
+    whole = kmeans.fit(rows, num_clusters=30, iterations=6, seed=2, on_iteration=seen.append)
+    assert [len(progress.iterations) for progress in seen] == [1, 2, 3, 4, 5, 6]
+    for progress in seen:  # the last one is done: nothing is left but to count
+        resumed = kmeans.fit(rows, num_clusters=30, iterations=6, seed=99, progress=progress, devices=devices)
+        assert resumed.centroids.tobytes() == whole.centroids.tobytes()
+        assert resumed.iterations == whole.iterations and resumed.num_effective == whole.num_effective
+
+
+def test_a_fit_that_gains_little_ends_and_stays_ended():
+    rows, _ = planted(noise=0.6)
+    whole = kmeans.fit(rows, num_clusters=15, iterations=30, seed=0)
+    gains = np.diff(whole.objective) / whole.objective[:-1]
+    short = kmeans.fit(rows, num_clusters=15, iterations=30, seed=0, min_gain=0.002)
+    assert len(short.iterations) == np.flatnonzero(gains < 0.002)[0] + 2 < 30 == len(whole.iterations)
+    assert short.iterations == whole.iterations[: len(short.iterations)]
+    progress = kmeans.Progress(short.centroids, short.iterations)
+    again = kmeans.fit(rows, num_clusters=15, iterations=30, seed=0, min_gain=0.002, progress=progress)
+    assert again.iterations == short.iterations and again.centroids.tobytes() == short.centroids.tobytes()
+
+
+def test_progress_of_another_fit_is_refused():
+    rows, _ = planted(num_clusters=4, per_cluster=3)
+    progress = kmeans.Progress(kmeans.start(rows, 3, seed=0), ())
+    with pytest.raises(ValueError, match=r"progress must be of 4 centroids of 32 values, was of the shape \(3, 32\)"):
+        kmeans.fit(rows, num_clusters=4, seed=0, progress=progress)
+
+
+@pytest.mark.parametrize("method", ["auto", "k-means++", "afk-mc2", "random"])
+def test_starts_are_distinct_rows(method):
+    rows, _ = planted(noise=0.6)
+    begin = kmeans.start(rows, 40, method=method, seed=5)
+    assert begin.shape == (40, 32) and begin.dtype == np.float32
+    row = kmeans.assign(begin, unit(rows.astype(np.float32)))[0][:, 0]
+    assert len(np.unique(row)) == 40
+    np.testing.assert_allclose(begin, unit(rows[row].astype(np.float32)), atol=1e-6)
+    assert begin.tobytes() == kmeans.start(rows, 40, method=method, seed=5).tobytes()
+    assert begin.tobytes() != kmeans.start(rows, 40, method=method, seed=6).tobytes()
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ValueError, match=r"method must be 'auto', .* was 'far'"):
+        kmeans.start(planted()[0], 4, method="far", seed=0)
 
 
 def test_sample_rows():

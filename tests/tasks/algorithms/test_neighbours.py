@@ -195,3 +195,47 @@ def test_edges_of_all_rows_are_the_pairs_above_the_threshold():
 def test_no_edges():
     pairs, score = neighbours.edges(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.int64), 7)
     assert pairs.shape == (0, 2) and score.shape == (0,)
+
+
+def test_rows_are_offered_to_some_of_the_queries_only():
+    """Tile by tile, each to other queries: what a query was not offered it does not find."""
+    import torch
+
+    rng = np.random.default_rng(3)
+    database, queries = unit_rows(900, 16, groups=30), unit_rows(600, 16, seed=1, groups=30)
+    scores = np.round(queries.astype(np.float64) @ database.astype(np.float64).T, 5)
+    seen = np.zeros(scores.shape, dtype=bool)
+    best = neighbours.Best(neighbours.on_device(queries, "cpu"), 6)
+    for start in range(0, 900, 90):
+        asked = np.sort(rng.choice(600, int(rng.integers(1, 500)), replace=False))
+        rows = np.arange(start, start + 90)
+        best.offer(neighbours.on_device(database[rows], "cpu"), torch.from_numpy(rows), asked=torch.from_numpy(asked))
+        seen[np.ix_(asked, rows)] = True
+    similarity, rows = best.found()
+    for query in range(600):
+        order = [j for j in np.lexsort((np.arange(900), -scores[query])) if seen[query, j]][:6]
+        assert rows[query][rows[query] >= 0].tolist() == order
+        np.testing.assert_array_equal(similarity[query, : len(order)], scores[query, order].astype(np.float32))
+
+
+@pytest.mark.parametrize("k", [1, 5, 300])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])  # of the rows that nobody holds
+def test_a_row_counts_only_from_its_own_floor_on(k, share):
+    """At the floor itself a row is found; the floors are similarities to some of the queries."""
+    import torch
+
+    rng = np.random.default_rng(int(10 * share) + k)
+    database, queries = unit_rows(5000, 12, groups=60), unit_rows(80, 12, seed=1, groups=60)
+    scores = np.round(queries.astype(np.float64) @ database.astype(np.float64).T, 5)
+    floors = np.where(rng.random(5000) < share, -9.0, scores[rng.integers(0, 80, 5000), np.arange(5000)])
+    units = torch.from_numpy(np.rint(np.maximum(floors, -2) * neighbours.SCALE).astype(np.int64))
+    best = neighbours.Best(neighbours.on_device(queries, "cpu"), k)
+    for start in range(0, 5000, neighbours.DATABASE_TILE):
+        part = slice(start, start + neighbours.DATABASE_TILE)
+        numbers = torch.arange(5000)[part]
+        best.offer(neighbours.on_device(database[part], "cpu"), numbers, floors=units[part])
+    similarity, rows = best.found()
+    for query in range(80):
+        order = [j for j in np.lexsort((np.arange(5000), -scores[query])) if scores[query, j] >= floors[j]][:k]
+        assert rows[query][rows[query] >= 0].tolist() == order
+        np.testing.assert_array_equal(similarity[query, : len(order)], scores[query, order].astype(np.float32))
