@@ -14,7 +14,6 @@ not use. Beside it, in `quality`: every method at zero false pairs, and at its u
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 
 import imagehash
 import numpy as np
-from measuring import expect
+from measuring import expect, peer_environment
 
 from lvd.tasks import fingerprint, models, study
 from lvd.tasks.algorithms import pca_hash
@@ -86,20 +85,6 @@ class Method(NamedTuple):
     name: str
     similarity: np.ndarray
     usual: dict[str, float]
-
-
-def peer_environment(folder: Path) -> Path:
-    """The Python of an environment with imagededup; it is made if it is not there."""
-    python = folder / "bin" / "python"
-    if python.exists():
-        return python
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    subprocess.run([sys.executable, "-m", "venv", *(["--without-pip"] if uv else []), str(folder)], check=True)
-    install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
-    subprocess.run([*install, "--quiet", "--no-deps", *PEER], check=True)
-    subprocess.run([*install, "--quiet", *PEER_NEEDS], check=True)
-    return python
 
 
 def read(folder: Path, keep_every: int) -> list[bytes]:
@@ -252,7 +237,7 @@ def main() -> int:
     if options.sscd:
         specs["sscd"] = models.ModelSpec(model="sscd_disc_mixup", path=options.sscd)
     with tempfile.TemporaryDirectory() as folder:
-        python = peer_environment(options.environment or Path(folder) / "environment")
+        python = peer_environment(options.environment or Path(folder) / "environment", ["--no-deps", *PEER], PEER_NEEDS)
         sides = ours(files, num_originals, specs), peers(files, num_originals, python)
         found = [{method.name: figures(method, owner, masks) for method in methods} for methods in sides]
     pairs = num_originals * (len(files) - 1) - len(copies)

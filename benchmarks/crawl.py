@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
+from measuring import peer_environment
 
 from lvd.tasks.archives import Page, pages
 
@@ -239,18 +239,6 @@ def check(path: Path, kind: str, planted: list[tuple[str, list[tuple[str, str | 
             raise SystemExit(f"{path.name}: {url} must show {images[:3]} …, was {page}")
 
 
-def peer_python(folder: Path) -> Path:
-    """The Python of an environment with the peers; it is made if it is not there."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        beside = Path(sys.executable).with_name("uv")
-        uv = str(beside) if beside.exists() else shutil.which("uv")
-        subprocess.run([sys.executable, "-m", "venv", *(["--without-pip"] if uv else []), str(folder)], check=True)
-        install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
-        subprocess.run([*install, "--quiet", *PEERS], check=True)
-    return python
-
-
 def peer_cpu_s(python: Path, warc: Path, planted: list[Made]) -> float:
     """CPU seconds of the peer without its imports. Raises SystemExit if it found other images."""
     done = subprocess.run([str(python), "-c", PEER, str(warc)], check=True, capture_output=True, text=True)
@@ -312,7 +300,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        python = peer_python(options.environment or base / "environment")
+        python = peer_environment(options.environment or base / "environment", PEERS)
         warc, wat, planted = save(base, 300 if options.quick else options.pages)
         lines = list(rows(warc, wat, planted, python, 2 if options.quick else 5))
     sys.stdout.writelines(json.dumps(line) + "\n" for line in lines)

@@ -18,7 +18,6 @@ import io
 import json
 import math
 import pickle
-import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-from measuring import Run, adopt_orphans, expect, run_whole
+from measuring import Run, adopt_orphans, expect, peer_environment, run_whole
 from PIL import Image
 from serving import served
 
@@ -143,19 +142,12 @@ def drawn(number: int) -> bytes:
     return file.getvalue()
 
 
-def peer_environment(folder: Path) -> Path:
-    """The Python of an environment with img2dataset; it is made if it is not there."""
-    python = folder / "bin" / "python"
-    if python.exists():
-        return python
+def peer_python(folder: Path) -> Path:
+    """The Python of an environment with img2dataset."""
     found, needed = sys.version.split()[0], f"{PEER} needs a Python below 3.13, which still has imghdr"
-    expect(sys.version_info < (3, 13), f"{needed}, was {found}: install it in one, and name that with --environment")
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    subprocess.run([sys.executable, "-m", "venv", *(["--without-pip"] if uv else []), str(folder)], check=True)
-    install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
-    subprocess.run([*install, "--quiet", PEER], check=True)
-    return python
+    there = (folder / "bin" / "python").exists() or sys.version_info < (3, 13)
+    expect(there, f"{needed}, was {found}: install it in one, and name that with --environment")
+    return peer_environment(folder, [PEER])
 
 
 def peer_versions(python: Path) -> dict[str, str]:
@@ -343,7 +335,7 @@ def main() -> int:
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        python = peer_environment(options.environment or base / "environment")
+        python = peer_python(options.environment or base / "environment")
         versions = ", ".join(f"{name} {version}" for name, version in peer_versions(python).items())
         with served(base / "server", photos, names) as (url, server):
             told = f"{len(names)} URLs of {kind} from {server} on loopback; whole processes; peer: {versions}"

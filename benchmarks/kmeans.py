@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch and Faiss lo
 import faiss
 import numpy as np
 import torch
-from measuring import expect
+from measuring import expect, peer_environment
 
 from lvd.tasks.algorithms import kmeans
 from lvd.tasks.algorithms.assignment import CENTROID_TILE, ROW_TILE
@@ -166,19 +165,6 @@ def minibatch(folder: Path, rows: Path, start: np.ndarray, size: Size, python: P
     told = json.loads(done.stdout)
     centroids = unit(np.load(folder / "centres.npy")).astype(np.float32)
     return Took(told["wall_s"] / size.iterations, told["cpu_s"] / size.iterations, centroids), told["version"]
-
-
-def peer_environment(folder: Path) -> Path:
-    """The Python of an environment with scikit-learn; it is made if it is not there."""
-    python = folder / "bin" / "python"
-    if python.exists():
-        return python
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    subprocess.run([sys.executable, "-m", "venv", *(["--without-pip"] if uv else []), str(folder)], check=True)
-    install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
-    subprocess.run([*install, "--quiet", "scikit-learn"], check=True)
-    return python
 
 
 def objective(paths: list[Path], centroids: np.ndarray) -> float:
@@ -340,7 +326,7 @@ def main() -> int:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        python = peer_environment(options.environment or folder / "environment")
+        python = peer_environment(options.environment or folder / "environment", ["scikit-learn"])
         for size in sizes:
             lines += measured(size, folder, python)
         lines += [same_bits(20_000 if options.quick else 100_000, folder), large_cluster()]

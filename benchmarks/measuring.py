@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -15,6 +17,23 @@ WATCH_S = 0.3  # between two looks at the memory, each of which takes some 10 ms
 def expect(is_so: bool, message: str) -> None:
     if not is_so:
         raise SystemExit(message)
+
+
+def peer_environment(folder: Path, *installs: list[str]) -> Path:
+    """The Python of an environment of the peers; it is made if it is not there.
+
+    installs: what `pip install` is given, call by call.
+    """
+    python = folder / "bin" / "python"
+    if python.exists():
+        return python
+    beside = Path(sys.executable).with_name("uv")
+    uv = str(beside) if beside.exists() else shutil.which("uv")
+    subprocess.run([sys.executable, "-m", "venv", *(["--without-pip"] if uv else []), str(folder)], check=True)
+    install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
+    for given in installs:
+        subprocess.run([*install, "--quiet", *given], check=True)
+    return python
 
 
 class Run(NamedTuple):

@@ -119,7 +119,8 @@ def balance(vectors: np.ndarray, labels: np.ndarray, draw: int) -> dict[str, flo
     found = {"pool": entropy(labels[pool]), "random": entropy(labels[rng.choice(pool, target, replace=False)])}
     for name, parents in {"one level": [], "hierarchical": [level.parent for level in levels]}.items():
         quotas = hierarchy.balanced_quotas(in_cell, parents, target, seed=draw)
-        rows = mixture.thinned_parts(np.arange(len(pool)), cell, quotas, seed=draw)
+        drawn = [mixture.thinned(np.flatnonzero(cell == c), int(q), seed=draw, part=c) for c, q in enumerate(quotas)]
+        rows = np.concatenate(drawn)
         if len(rows) != target:
             raise SystemExit(f"a sample must have {target} images, as its peer, had {len(rows)}")
         found[name] = entropy(labels[pool[rows]])

@@ -63,25 +63,6 @@ def thinned(rows: np.ndarray, keep: int, *, seed: int, part: int) -> np.ndarray:
     return np.sort(rows)
 
 
-def thinned_parts(rows: np.ndarray, parts: np.ndarray, quotas: np.ndarray, *, seed: int) -> np.ndarray:
-    """The rows that `thinned` keeps of every part, by the part's quota: (m,) int64, sorted.
-
-    About 70 bytes and a microsecond a row: for millions of small parts, such as clusters.
-
-    rows: (n,) int64, none twice. parts: (n,) integers in [0, p). quotas: (p,) int64, at least 0.
-    Raises ValueError for a part without a quota and for a negative quota.
-    """
-    rows, parts, quotas = np.asarray(rows, dtype=np.int64), np.asarray(parts), np.asarray(quotas, dtype=np.int64)
-    if len(parts) and not 0 <= parts.min() <= parts.max() < len(quotas):
-        raise ValueError(f"parts must be in [0, {len(quotas)}), were from {parts.min()} to {parts.max()}")
-    if (quotas < 0).any():
-        raise ValueError(f"quotas must be at least 0, the smallest was {quotas.min()}")
-    order = np.lexsort((row_hash(rows, seed, parts), parts))
-    counts = np.bincount(parts, minlength=len(quotas))
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(rows[order[rank < np.repeat(quotas, counts)]])
-
-
 def _exact(weights: Sequence[float]) -> list[Fraction]:
     """The weights as they are written. Raises ValueError for one below 0, one that is no number, and none above 0."""
     for part, weight in enumerate(weights):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvd.flows import clustering, retrieval
+from lvd.flows import clustering, nearest_images, retrieval
 from lvd.flows.collected import Cells, Embedded
 from lvd.flows.group import Call, Outcome
 from lvd.flows.recipe import parse
@@ -190,7 +190,7 @@ def test_refill_is_the_settlement_of_lists_without_an_end(
 
 def test_further_rounds_end_where_everybody_wants_the_same(local_root: str, small_parts, monkeypatch) -> None:
     """Copies of one query, each with the smallest lists: what others hold by an equal claim does not block the way."""
-    monkeypatch.setattr(retrieval, "MOST_CANDIDATES", 1)
+    monkeypatch.setattr(nearest_images, "MOST_CANDIDATES", 1)
     limit, settled = 12, settling.settle.submit
     calls = []
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lvd.tasks.algorithms.mixture import shares, thinned, thinned_parts
+from lvd.tasks.algorithms.mixture import shares, thinned
 from lvd.tasks.algorithms.row_hash import row_hash
 
 PLENTY = 10**12
@@ -121,26 +121,3 @@ def test_thinned_at_its_bounds(keep):
 def test_thinned_refuses_a_negative_number():
     with pytest.raises(ValueError, match="keep must be at least 0, was -1"):
         thinned(np.arange(3), -1, seed=0, part=0)
-
-
-def test_thinned_parts_is_thinned_of_every_part():
-    rng = np.random.default_rng(2)
-    for _ in range(50):
-        num_parts = int(rng.integers(1, 9))
-        rows = rng.choice(10**10, size=int(rng.integers(0, 100)), replace=False)
-        parts = rng.integers(0, num_parts, size=len(rows)).astype(np.int32)  # some parts are empty
-        quotas = rng.integers(0, 20, size=num_parts)
-        found = thinned_parts(rows, parts, quotas, seed=5)
-        own = [thinned(rows[parts == part], int(quotas[part]), seed=5, part=part) for part in range(num_parts)]
-        assert found.dtype == np.int64 and found.tolist() == sorted(np.concatenate(own).tolist())
-
-
-def test_thinned_parts_refuses():
-    rows = np.arange(3)
-    with pytest.raises(ValueError, match=r"parts must be in \[0, 2\), were from 0 to 2"):
-        thinned_parts(rows, rows, np.array([1, 1]), seed=0)
-    with pytest.raises(ValueError, match=r"were from -1 to 0"):
-        thinned_parts(rows[:2], rows[:2] - 1, np.array([1, 1]), seed=0)
-    with pytest.raises(ValueError, match="the smallest was -4"):
-        thinned_parts(rows, rows, np.array([1, -4, 1]), seed=0)
-    assert thinned_parts(rows[:0], rows[:0], np.zeros(0, dtype=np.int64), seed=0).tolist() == []
