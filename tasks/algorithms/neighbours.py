@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lvd.tasks.algorithms.scoring import above, dots
+
 if TYPE_CHECKING:
     import torch
 
@@ -182,7 +184,7 @@ def _merge_tile(
     if excluded is not None:
         keep = rows[column] != excluded[query]
         query, column = query[keep], column[keep]
-    score = torch.round(_float64_products(queries, tile, query, column) * SCALE).to(torch.int64)
+    score = _units(queries, tile, query, column)
     keep = score >= (floor if floors is None else floors[column].clamp(min=floor))
     query, key = query[keep], ((KEY_ZERO - score[keep]) << ROW_BITS) | rows[column[keep]]
     if not len(query):
@@ -214,6 +216,10 @@ def _candidates(
         lowest = floors.to(torch.float32) / SCALE
         screen.masked_fill_(screen < lowest - SCREEN_MARGIN, -math.inf)
         sure = screen.masked_fill(screen < lowest + SCREEN_MARGIN, -math.inf)  # the others may yet be refused
+    if screen.device.type == "cpu":
+        row, place, number = above()(screen.numpy(), bound.numpy(), screen.numel() // SPARSE + k)
+        if number < len(row):
+            return torch.from_numpy(row[:number]), torch.from_numpy(place[:number])
     possible = screen >= bound[:, None]
     if k + 1 < len(tile) and int(possible.sum()) * SPARSE > possible.numel():
         # One more than k, as the row that is left out can be among them.
@@ -222,13 +228,19 @@ def _candidates(
     return torch.nonzero(possible, as_tuple=True)
 
 
-def _float64_products(
+def _units(
     queries: "torch.Tensor", tile: "torch.Tensor", query: "torch.Tensor", column: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Inner products of the pairs (query[i], column[i]): (m,) float64."""
+    """Inner products of the pairs (query[i], column[i]) in units of 1e-5: (m,) int64, by float64 sums."""
+    import torch
+
     if len(query) * SPARSE > len(queries) * len(tile):
-        return (queries.double() @ tile.double().T)[query, column]
-    return (queries[query].double() * tile[column].double()).sum(dim=1)
+        products = (queries.double() @ tile.double().T)[query, column]
+    elif queries.device.type == "cpu":
+        return torch.from_numpy(dots()(queries.numpy(), tile.numpy(), query.numpy(), column.numpy(), SCALE))
+    else:
+        products = (queries[query].double() * tile[column].double()).sum(dim=1)
+    return torch.round(products * SCALE).to(torch.int64)
 
 
 def _decode(best: "torch.Tensor") -> tuple[np.ndarray, np.ndarray]:

@@ -6,14 +6,14 @@ Cost: 2 x a x b x d operations, at 0.75 to 0.9 of the machine's matrix product w
 for each pair that is scored again.
 """
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lvd.tasks.algorithms.graph import strongest
 from lvd.tasks.algorithms.neighbours import SCALE, SCREEN_MARGIN, lowest_kept
+from lvd.tasks.algorithms.scoring import dots
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def pairs_above(left: "torch.Tensor", right: "torch.Tensor", min_similarity: flo
 def _units(a: "torch.Tensor", b: "torch.Tensor", row: "torch.Tensor", column: "torch.Tensor") -> np.ndarray:
     """(m,) int64 similarity of a[row] and b[column] in units of 1e-5, by float64 sums."""
     if a.device.type == "cpu":
-        return _dots()(a.numpy(), b.numpy(), row.numpy(), column.numpy(), SCALE)
+        return dots()(a.numpy(), b.numpy(), row.numpy(), column.numpy(), SCALE)
     return units_on_device(a, b, row, column)
 
 
@@ -68,24 +68,6 @@ def units_on_device(a: "torch.Tensor", b: "torch.Tensor", row: "torch.Tensor", c
         for part in (slice(s, s + SCORED_AT_ONCE) for s in range(0, len(row), SCORED_AT_ONCE))
     ]
     return torch.cat([torch.zeros(0, dtype=torch.int64, device=a.device), *parts]).cpu().numpy()
-
-
-@cache
-def _dots() -> Callable[..., np.ndarray]:
-    """Compiled once in a process. The float64 sums of float16 rows are exact, so their order may change."""
-    import numba
-
-    @numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
-    def dots(a, b, row, column, scale):
-        units = np.empty(len(row), dtype=np.int64)
-        for pair in range(len(row)):
-            i, j, total = row[pair], column[pair], 0.0
-            for d in range(a.shape[1]):
-                total += np.float64(a[i, d]) * np.float64(b[j, d])
-            units[pair] = np.int64(np.rint(total * scale))
-        return units
-
-    return dots
 
 
 class Edges:
