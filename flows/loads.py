@@ -25,7 +25,7 @@ from lvd.tasks.retrieve import BALANCED, Cluster, Sample
 
 VECTOR_BYTES_PER_VALUE = 2  # float16
 DECISION_BYTES = 300  # per pool image, in the one process that decides
-SELECTION_BYTES = 1000  # per selected image, in the one process that selects
+SELECTION_BYTES = 400  # per selected image, in the one process that selects
 PROBED = 32  # cells that a query of a curated collection looks into: what its recall usually asks for
 CANDIDATE_BYTES, SETTLING_BYTES = 20, 100  # of a candidate: written by a search, held by what settles it
 CELL_BYTES, ID_BYTES, MATCH_BYTES = 60, 44, 70  # of a row: its cell, its id, its match

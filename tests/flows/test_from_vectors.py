@@ -280,7 +280,7 @@ class Planned(Run):
 def asked(tree: dict[str, Any]) -> list[str]:
     """The directories into which the pool and the collections are imported."""
     run = Planned(parse(tree))
-    from_vectors.embed(run, from_vectors.listed(run))
+    from_vectors.embed(run, from_vectors.listed(run.recipe))
     return [work.target.directory for work in run.works]
 
 
@@ -301,7 +301,7 @@ def test_pieces_of_several_sources_are_one_pool(tmp_path: Path) -> None:
     mine = Vectors(tmp_path)
     tree = mine.tree()
     first, second = ({"kind": "vectors", "path": f"{tmp_path}/pool/{name}"} for name in POOL)
-    found = from_vectors.listed(Planned(parse({**tree, "pool": [first, second]})))
+    found = from_vectors.listed(parse({**tree, "pool": [first, second]}))
     assert [(piece.start, piece.rows) for piece in found["pool"]] == [(0, 1800), (1800, 1200)]
     assert [*found] == ["pool", "near", "shares", "asis"]
 

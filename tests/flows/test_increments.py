@@ -74,7 +74,7 @@ def test_a_new_partition_is_computed_and_the_old_one_found(recipe: Path, s3_root
     assert last["ledger"]["failed"] == 1
     assert storage.exists("curated/v1/stage.json")
     settled = [StageDir(root=s3_root, stage="retrieve", fingerprint=name) for name in storage.names("retrieve")]
-    assert all(d.account()["shard_notes"][0]["queries"] == 24 for d in settled)  # of both partitions of the queries
+    assert all(d.account()["notes"]["queries"] == 24 for d in settled)  # of both partitions of the queries
     assert any(not found.used for found in directories(s3_root) if found.stage == "curated")
 
     (row,) = fates_of(s3_root, "night-2/broken.jpg")

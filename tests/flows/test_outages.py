@@ -131,8 +131,9 @@ def reached(place: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def only_line(log: Path) -> str:
-    """What a run said besides its progress."""
+    """What a run said besides its progress, and besides requests that it made again."""
     lines = [line for line in log.read_text().splitlines() if not line[:4].isdecimal()]  # progress begins with its date
+    lines = [line for line in lines if ", trying again in " not in line]
     assert len(lines) == 1, lines[-40:]
     return lines[0]
 
