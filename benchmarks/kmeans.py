@@ -1,6 +1,6 @@
 """Seconds per iteration of k-means against its peers, and what stays the same however the rows are cut.
 
-    .venv/bin/python benchmarks/kmeans.py [--quick] [--environment FOLDER]
+    .venv/bin/python benchmarks/kmeans.py [--quick] [--iterations N] [--rounds N] [--environment FOLDER]
 
 Seeded clustered unit vectors of 1,280 values (k = 1,000) and of 256 values (k = 4,096). All sides begin at the same
 rows and make as many updates, in turn, several times; the best round of each counts. faiss.Kmeans and the method of
@@ -312,6 +312,8 @@ def line(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--iterations", type=int, help="of every fit")
+    parser.add_argument("--rounds", type=int, help="in which each side has its turn")
     parser.add_argument("--quick", action="store_true", help="a fifth of the rows or less, fewer iterations")
     parser.add_argument("--environment", type=Path, help="where scikit-learn is, or will be, installed")
     parser.add_argument("--digests", type=Path, help=argparse.SUPPRESS)
@@ -323,6 +325,10 @@ def main() -> int:
         sizes = [Size(40_000, 1280, 1000, 2, 2, 0.80), Size(50_000, 256, 4096, 2, 2, 0.65)]
     else:
         sizes = [Size(200_000, 1280, 1000, 10, 3, 0.80), Size(1_000_000, 256, 4096, 5, 2, 0.65)]
+    if options.iterations:
+        sizes = [size._replace(iterations=options.iterations) for size in sizes]
+    if options.rounds:
+        sizes = [size._replace(rounds=options.rounds) for size in sizes]
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
