@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from lvd.tasks.algorithms.neighbours import KEY_ZERO, NOTHING, ROW_BITS, SCALE, SCREEN_MARGIN, on_device
+from lvd.tasks.algorithms.scoring import CHUNK, highest
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 # product down.
 ROW_TILE, CENTROID_TILE = 2048, 4096
 GPU_ROW_TILE, GPU_CENTROID_TILE = 8192, 8192
-# Columns whose highest screen is kept: the others of a row need no second look.
-CHUNK = 64
 # Centroids are multiples of 2^-28, which moves them by no more than float32 does.
 GRID = float(1 << 28)
 # Rows are stored in float16, which keeps a unit row's length within 0.0005.
@@ -202,12 +201,7 @@ def _compiled() -> _Loops:
             total += np.float64(a[d]) * np.float64(b[d])
         return total
 
-    @numba.njit(nogil=True, fastmath={"nnan", "reassoc", "nsz"})
-    def highest(values):
-        top = values[0]
-        for value in values:
-            top = value if value > top else top  # which LLVM makes wide, unlike max()
-        return top
+    top_of = highest()
 
     @numba.njit(nogil=True)
     def settle(screen, rows, centroids, first, error, key, product, begin, end):
@@ -215,8 +209,8 @@ def _compiled() -> _Loops:
         tops = np.empty((size + CHUNK - 1) // CHUNK, dtype=np.float32)
         for i in range(begin, end):
             for chunk in range(len(tops)):
-                tops[chunk] = highest(screen[i, chunk * CHUNK : min(size, (chunk + 1) * CHUNK)])
-            bound = max(highest(tops) - error, product[i]) - error - 1.0 / SCALE
+                tops[chunk] = top_of(screen[i, chunk * CHUNK : min(size, (chunk + 1) * CHUNK)])
+            bound = max(top_of(tops) - error, product[i]) - error - 1.0 / SCALE
             for chunk in range(len(tops)):
                 if tops[chunk] >= bound:
                     near = screen[i, chunk * CHUNK : min(size, (chunk + 1) * CHUNK)]

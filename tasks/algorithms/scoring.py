@@ -35,6 +35,21 @@ def dots() -> Callable[..., np.ndarray]:
 
 
 @cache
+def highest() -> Callable[..., Any]:
+    """(values) → the highest of them, none of which is NaN; at least one. For other compiled loops."""
+    import numba
+
+    @numba.njit(nogil=True, fastmath={"nnan", "reassoc", "nsz"})
+    def top_of(values):
+        top = values[0]
+        for value in values:
+            top = value if value > top else top  # which LLVM makes wide, unlike max()
+        return top
+
+    return top_of
+
+
+@cache
 def above() -> Callable[..., Any]:
     """(screen, bound, limit) → (row, column, number): where a screen reaches the bound of its row, row by row.
 
@@ -43,12 +58,7 @@ def above() -> Callable[..., Any]:
     """
     import numba
 
-    @numba.njit(nogil=True, fastmath={"nnan", "reassoc", "nsz"})
-    def highest(values):
-        top = values[0]
-        for value in values:
-            top = value if value > top else top  # which LLVM makes wide, unlike max()
-        return top
+    top_of = highest()
 
     @numba.njit(nogil=True)
     def places(screen, bound, limit):
@@ -56,7 +66,7 @@ def above() -> Callable[..., Any]:
         for i in range(screen.shape[0]):
             for start in range(0, screen.shape[1], CHUNK):
                 some = screen[i, start : min(start + CHUNK, screen.shape[1])]
-                if highest(some) >= bound[i]:
+                if top_of(some) >= bound[i]:
                     for j in range(len(some)):
                         if some[j] >= bound[i]:
                             if number == limit:
