@@ -1,12 +1,9 @@
 """The page of an evaluation."""
 
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, StrictUndefined
-
 from lvd.tasks.evaluation import Interval
-from lvd.tasks.report import count, without_credentials
+from lvd.tasks.report import dressed
 
 if TYPE_CHECKING:
     from lvd.flows.evaluation_summary import Summary
@@ -57,14 +54,10 @@ def bar(selection: Interval, random: Interval) -> dict[str, tuple[float, float, 
 
 def rendered(summary: "Summary") -> str:
     """The page: one HTML file, no script, in the dress of the report."""
-    dress = files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8")
-    style = dress.partition("<style>")[2].partition("</style>")[0]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "clean": without_credentials}
     kinds = [(kind, title, [one for one in summary.coverage if one.kind == kind]) for kind, title in KINDS.items()]
-    return environment.from_string(files("lvd.tasks").joinpath("evaluation.html.jinja").read_text("utf-8")).render(
+    return dressed(
+        "evaluation.html.jinja",
         it=summary,
-        style=style,
         said=said,
         verdict=verdict,
         bar=bar,

@@ -1,13 +1,10 @@
 """The page of a study of the number of clusters."""
 
-from importlib.resources import files
 from typing import TYPE_CHECKING
-
-from jinja2 import Environment, StrictUndefined
 
 from lvd.tasks import study_clusters
 from lvd.tasks.charts import Chart
-from lvd.tasks.report import count, without_credentials
+from lvd.tasks.report import dressed
 
 if TYPE_CHECKING:
     from lvd.flows.studying_clusters import Level, Summary
@@ -35,11 +32,10 @@ def line(label: str, levels: "tuple[Level, ...]", name: str) -> Chart:
 
 def rendered(summary: "Summary") -> str:
     """The page: one HTML file, no script, in the dress of the report."""
-    dress = files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8")
-    style = dress.partition("<style>")[2].partition("</style>")[0]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "clean": without_credentials}
     charts = [line(label, summary.levels, name) for name, label in MEASURES.items()]
-    return environment.from_string(files("lvd.tasks").joinpath("study_clusters.html.jinja").read_text("utf-8")).render(
-        it=summary, style=style, charts=[chart for chart in charts if len(chart.values) > 1], rules=study_clusters
+    return dressed(
+        "study_clusters.html.jinja",
+        it=summary,
+        charts=[chart for chart in charts if len(chart.values) > 1],
+        rules=study_clusters,
     )

@@ -1,13 +1,11 @@
 """The page of a study."""
 
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from lvd.tasks import charts, study
-from lvd.tasks.report import count, share, without_credentials
+from lvd.tasks.report import dressed, share
 
 if TYPE_CHECKING:
     from lvd.flows.studying import Labelled, Planted, Summary
@@ -31,16 +29,12 @@ def score_chart(text: str, counts: np.ndarray) -> charts.Chart:
 
 def rendered(summary: "Summary", study_: "Planted | Labelled") -> str:
     """The page: one HTML file, pictures as `data:` URLs, no script, in the dress of the report."""
-    dress = files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8")
-    style = dress.partition("<style>")[2].partition("</style>")[0]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "clean": without_credentials}
     curve, groups = study_.curves[0], study_.groups
     drawn = {name: np.mean([curve.recall_of[part] for part in parts], axis=0) for name, parts in groups.items()}
     true, false = study_.histograms()
-    return environment.from_string(files("lvd.tasks").joinpath("study.html.jinja").read_text("utf-8")).render(
+    return dressed(
+        "study.html.jinja",
         it=summary,
-        style=style,
         share=share,
         groups=groups or {"all": list(curve.recall_of)},
         lines={f"recall, {name}": line(values) for name, values in (drawn or curve.recall_of).items()},

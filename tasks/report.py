@@ -388,3 +388,16 @@ def render(report: Report) -> str:
     environment.globals["share"] = share
     template = environment.from_string(files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8"))
     return template.render(report=report)
+
+
+def dressed(name: str, **values: Any) -> str:
+    """Another page in the dress of the report: one HTML file, no script.
+
+    name: of its template beside the report's, which is given the style and these values.
+    """
+    dress = files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8")
+    style = dress.partition("<style>")[2].partition("</style>")[0]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"count": count, "clean": without_credentials}
+    template = environment.from_string(files("lvd.tasks").joinpath(name).read_text("utf-8"))
+    return template.render(style=style, **values)
