@@ -9,7 +9,7 @@ demo: venv  ## the miniature web, curated end to end under demo/
 	$(BIN)/lvd demo --root demo
 
 test: venv lint  ## every test
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .

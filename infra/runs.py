@@ -5,6 +5,7 @@ in the file: a range of keys is one read of that index, and one of neighbouring 
 """
 
 import io
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,29 +18,39 @@ BATCH_ROWS = 1024  # or more, where a key has more
 
 
 class SortedRun:
-    """The rows of a shard that is being written, in the order of their keys, and its index."""
+    """The rows of a shard that is being written, in the order of a column of integers, and its index.
 
-    def __init__(self, ref: ShardRef, shard: Shard) -> None:
-        self._ref, self._shard = ref, shard
+    A context manager, inside that of the shard: it ends by writing the index.
+    """
+
+    def __init__(self, ref: ShardRef, shard: Shard, key: str) -> None:
+        self._ref, self._shard, self._key = ref, shard, key
         self._keys: list[int] = []
         self._offsets = [shard.kept.position]
 
-    def keep(self, table: pa.Table, keys: np.ndarray) -> None:
-        """More rows. keys: (n,) integers, ascending, of each row of the table; all above those of the call before."""
-        if not len(keys):
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write_index()
+
+    def keep(self, table: pa.Table) -> None:
+        """More rows. Their keys: ascending, and all above those of the call before."""
+        if not len(table):
             return
-        begins, rows = cuts(keys), table.combine_chunks()
+        keys, rows = table[self._key].to_numpy(), table.combine_chunks()
+        begins = cuts(keys)
         for begin, end in zip(begins, np.append(begins, len(keys))[1:], strict=True):
             self._shard.keep_batch(rows.slice(int(begin), int(end - begin)))
             self._offsets.append(self._shard.kept.position)
         self._keys += keys[begins].tolist()
 
-    def close(self) -> None:
-        """Writes the index. Call it before the shard is done."""
+    def _write_index(self) -> None:
         file = io.BytesIO()
         keys, offsets = (np.array(values, dtype=np.int64) for values in (self._keys, self._offsets))
         schema = np.frombuffer(self._shard.kept.schema.remove_metadata().serialize(), dtype=np.uint8)
-        np.savez(file, keys=keys, offsets=offsets, schema=schema)
+        np.savez(file, key=self._key, keys=keys, offsets=offsets, schema=schema)
         Storage(self._ref.root).write_bytes(self._ref.name("index", "npz"), file.getvalue())
 
 
@@ -56,10 +67,11 @@ def cuts(keys: np.ndarray) -> np.ndarray:
 
 
 def read_range(ref: ShardRef, first: int, stop: int) -> pa.Table:
-    """The rows whose keys are in [first, stop), and those that share a batch with them."""
+    """The rows whose keys are in [first, stop), in their order. Cost: their batches are read whole."""
     storage = Storage(ref.root)
     with np.load(io.BytesIO(storage.read_bytes(ref.name("index", "npz")))) as index:
-        keys, offsets, schema = index["keys"], index["offsets"], pa.ipc.read_schema(pa.py_buffer(index["schema"]))
+        key, keys, offsets = str(index["key"]), index["keys"], index["offsets"]
+        schema = pa.ipc.read_schema(pa.py_buffer(index["schema"]))
     # A batch that begins at a key holds all of it, so the one before the first key above `first` is the earliest.
     begin = max(0, int(np.searchsorted(keys, first, side="right")) - 1)
     end = int(np.searchsorted(keys, stop, side="left"))
@@ -72,4 +84,6 @@ def read_range(ref: ShardRef, first: int, stop: int) -> pa.Table:
         if message.type == "record batch":  # the stream's head comes with the first of them
             batches.append(pa.ipc.read_record_batch(message, schema))
     metering.count("read_bytes", sum(batch.nbytes for batch in batches))
-    return pa.Table.from_batches(batches, schema=schema)
+    table = pa.Table.from_batches(batches, schema=schema)
+    begin, end = np.searchsorted(table[key].to_numpy(), (first, stop))
+    return table.slice(begin, end - begin)

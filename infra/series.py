@@ -1,10 +1,11 @@
 """The shards of complete stages, one after another. However many they are, they travel as the names of the stages."""
 
+from itertools import pairwise
+
 import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel
 
-from lvd.infra.shards import ShardRef, StageDir, read_table
+from lvd.infra.shards import ShardRef, StageDir
 
 
 class Series(BaseModel, frozen=True):
@@ -31,24 +32,17 @@ class Series(BaseModel, frozen=True):
         return [ref for directory, base in pairs for ref in directory.shards(base=base)]
 
 
-def grouped(refs: list[ShardRef], rows: int) -> list[list[ShardRef]]:
-    """The shards in groups of neighbours that hold at least so many rows, but for the last; one group at least."""
-    groups: list[list[ShardRef]] = [[]]
-    held = 0
-    for ref in refs:
-        if groups[-1] and held >= rows:
-            groups.append([])
+def grouped(refs: list[ShardRef], rows: int) -> list[slice]:
+    """Groups of neighbouring shards that hold at least so many rows, but for the last; one group at least."""
+    begins, held = [0], 0
+    for number, ref in enumerate(refs):
+        if number > begins[-1] and held >= rows:
+            begins.append(number)
             held = 0
-        groups[-1].append(ref)
         held += ref.rows
-    return groups
+    return [slice(begin, end) for begin, end in pairwise([*begins, len(refs)])]
 
 
 def first_positions(refs: list[ShardRef]) -> np.ndarray:
     """(shards + 1,) int64: how many rows lie before each shard, and all of them."""
     return np.cumsum([0, *(ref.rows for ref in refs)], dtype=np.int64)
-
-
-def read_together(refs: list[ShardRef], columns: list[str]) -> pa.Table:
-    """The named columns of some shards one after another. Memory: all of it. refs: one at least."""
-    return pa.concat_tables([read_table(ref, columns) for ref in refs])

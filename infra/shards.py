@@ -272,18 +272,17 @@ def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "d
 
 def read_table(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> pa.Table:
     """The named columns of a whole shard. Not for the column `image`."""
-    with Storage(ref.root).open(ref.name(kind)) as file, pa.ipc.open_stream(file) as stream:
-        schema = stream.schema.remove_metadata()
+    schema = read_schema(ref, kind)
     batches = [batch.replace_schema_metadata(None) for batch in read_batches(ref, columns, kind)]
     return pa.Table.from_batches(
         batches, schema=schema if columns is None else pa.schema([schema.field(c) for c in columns])
     )
 
 
-def column_names(ref: ShardRef) -> list[str]:
+def read_schema(ref: ShardRef, kind: str = "data") -> pa.Schema:
     """The columns of a shard; reads its head only."""
-    with Storage(ref.root).open(ref.name()) as file, pa.ipc.open_stream(file) as stream:
-        return stream.schema.names
+    with Storage(ref.root).open(ref.name(kind)) as file, pa.ipc.open_stream(file) as stream:
+        return stream.schema.remove_metadata()
 
 
 def read_column(refs: list[ShardRef], name: str, kind: str = "data") -> pa.ChunkedArray:

@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, column_names, gather_rows, read_table, write_shard
+from lvd.infra.shards import ShardRef, gather_rows, read_schema, read_table, write_shard
 from lvd.infra.storage import Storage
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import neighbours
@@ -146,7 +146,7 @@ def less_biases(similarity: np.ndarray, left: np.ndarray, right: np.ndarray) -> 
 
 def columns(ref: ShardRef) -> list[str]:
     """`vector`, and `bias` where the shard has one."""
-    return [name for name in ("vector", "bias") if name in column_names(ref)]
+    return [name for name in ("vector", "bias") if name in read_schema(ref).names]
 
 
 def bias_column(table: pa.Table) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.errors import InputError, ShardError
 from lvd.infra.series import Series, first_positions, grouped
-from lvd.infra.shards import Shard, ShardRef, read_table, write_shard
+from lvd.infra.shards import Shard, ShardRef, read_schema, read_table, write_shard
 from lvd.infra.storage import Storage
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import hierarchy, kmeans
@@ -58,9 +58,8 @@ def blocks(refs: list[ShardRef], starts: np.ndarray) -> Iterator[tuple[np.ndarra
 def group_of(vectors: Series, num_clusters: int, index: int) -> tuple[list[ShardRef], np.ndarray]:
     """The shards of one group, and the number of the first row of each."""
     refs = vectors.shards()
-    groups = grouped(refs, rows_per_group(num_clusters))
-    begin = sum(len(group) for group in groups[:index])
-    return groups[index], first_positions(refs)[begin : begin + len(groups[index])]
+    part = grouped(refs, rows_per_group(num_clusters))[index]
+    return refs[part], first_positions(refs)[part]
 
 
 def sample_size(total: int, config: Config) -> int:
@@ -89,7 +88,7 @@ def sample_group(vectors: Series, target: ShardRef, config: Config, seed: int) -
     size = sample_size(total, config)
     share = min(1.0, (size + SLACK * size**0.5 + SLACK) / total)
     limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
-    dim = read_vectors(refs[0]).shape[1]
+    dim = read_schema(refs[0]).field("vector").type.list_size
     with write_shard(target, sample_schema(dim), {"version": VERSION, "seed": seed, "size": size}) as shard:
         for rows, values in blocks(refs, starts):
             hashes = row_hash(rows, seed, SAMPLE)

@@ -15,10 +15,11 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from lvd.infra.errors import ShardError
-from lvd.infra.series import Series, grouped, read_together
+from lvd.infra.series import Series, grouped
 from lvd.infra.shards import ShardRef, read_table, write_shard
 from lvd.tasks.algorithms import allocation, hierarchy
 from lvd.tasks.algorithms.evenness import entropy_bits
+from lvd.tasks.algorithms.firsts import places_in_order
 from lvd.tasks.algorithms.row_hash import row_hash
 
 VERSION = 1
@@ -58,7 +59,7 @@ def share_clusters(
     homes: Series, sizes: ShardRef, target: ShardRef, *, min_queries: int, per_cluster: int, max_images: int
 ) -> ShardRef:
     """How many images every cluster gives that holds `min_queries` of the collection. homes: the queries' cells."""
-    table = read_together(homes.shards(), ["image_id", "cluster_id", "similarity"])
+    table = pa.concat_tables([read_table(ref, ["image_id", "cluster_id", "similarity"]) for ref in homes.shards()])
     home, closeness = table["cluster_id"].to_numpy(), table["similarity"].to_numpy()
     clusters = allocation.eligible_clusters(home, min_queries=min_queries)
     available = read_table(sizes)["size"].to_numpy()[clusters]
@@ -122,7 +123,8 @@ def draw_group(cells: Series, collections: list[Drawn], target: ShardRef, seed: 
     """The images of some neighbouring shards whose hashes are low enough, for every collection that draws."""
     rules = [(number, one.name, read_table(one.quotas)) for number, one in enumerate(collections)]
     with write_shard(target, DRAWN, {"version": VERSION, "seed": seed}) as shard:
-        for ref in grouped(cells.shards(), ROWS_PER_GROUP)[target.index]:
+        refs = cells.shards()
+        for ref in refs[grouped(refs, ROWS_PER_GROUP)[target.index]]:
             table = read_table(ref, ["row", "image_id", "cluster_id", "similarity"])
             rows, cell = table["row"].to_numpy(), table["cluster_id"].to_numpy()
             for number, name, quotas in rules:
@@ -159,8 +161,7 @@ def lowest_of_each(table: pa.Table, quotas: pa.Table) -> np.ndarray:
     clusters, quota = quotas["cluster_id"].to_numpy(), quotas["quota"].to_numpy()
     cell = table["cluster_id"].to_numpy()
     order = np.lexsort((table["hash"].to_numpy(), cell))
-    starts = np.searchsorted(cell[order], cell[order], side="left")
-    chosen = order[np.arange(len(order)) - starts < quota[np.searchsorted(clusters, cell[order])]]
+    chosen = order[places_in_order(cell[order]) < quota[np.searchsorted(clusters, cell[order])]]
     if len(chosen) != quota.sum():
         raise ShardError(f"retrieve: {quota.sum()} images must be drawn of the clusters, there were {len(chosen)}")
     return chosen[np.lexsort((table["row"].to_numpy()[chosen], cell[chosen]))]

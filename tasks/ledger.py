@@ -7,9 +7,9 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from lvd.infra.runs import read_range
 from lvd.infra.shards import Shard, ShardRef, read_column, read_table, write_shard
 from lvd.tasks import schemas
-from lvd.tasks.duplicates import duplicates_between
 
 SCHEMA = schemas.LEDGER
 VERSION = 1
@@ -65,7 +65,7 @@ def _same(duplicates: ShardRef | None, first: int, rows: int) -> dict[int, dict[
     fate = {"state": "dropped", "stage": "cluster", "reason": "semantic_duplicate"}
     return {
         row["row"]: {**fate, "score": row["similarity"], "because_of": row["because_of"]}
-        for row in duplicates_between(duplicates, first, first + rows).to_pylist()
+        for row in read_range(duplicates, first, first + rows).to_pylist()
     }
 
 

@@ -19,7 +19,7 @@ from lvd.tasks import schemas
 from lvd.tasks.algorithms import cells
 from lvd.tasks.models.engine import vector_column
 
-VERSION = 1
+VERSION = 2
 RUN_BYTES = 256 << 20  # of vectors
 
 
@@ -38,20 +38,17 @@ def lists_run(vectors: Series, placed: Series, target: ShardRef, dim: int) -> Sh
     What is in no cell is in no list. Memory: twice the run.
     """
     refs, cell_refs = vectors.shards(), placed.shards()
-    groups = grouped(refs, rows_per_run(dim))
-    begin = sum(len(group) for group in groups[: target.index])
-    part = slice(begin, begin + len(groups[target.index]))
+    part = grouped(refs, rows_per_run(dim))[target.index]
     found = [with_cells(ref, cell_ref) for ref, cell_ref in zip(refs[part], cell_refs[part], strict=True)]
     cell, rows, values = (np.concatenate(columns) for columns in zip(*found, strict=True))
     order = np.argsort(cell, kind="stable")
     schema = schemas.lists(dim)
-    with write_shard(target, schema, {"version": VERSION}) as shard:
-        run = SortedRun(target, shard)
-        column = pa.FixedSizeListArray.from_arrays(pa.array(values[order].ravel()), dim)
-        run.keep(
-            pa.Table.from_arrays([pa.array(cell[order]), pa.array(rows[order]), column], schema=schema), cell[order]
-        )
-        run.close()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values[order].ravel()), dim)
+    with (
+        write_shard(target, schema, {"version": VERSION}) as shard,
+        SortedRun(target, shard, "cluster_id") as run,
+    ):
+        run.keep(pa.Table.from_arrays([pa.array(cell[order]), pa.array(rows[order]), column], schema=schema))
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
@@ -66,12 +63,8 @@ def with_cells(vectors: ShardRef, placed: ShardRef) -> tuple[np.ndarray, np.ndar
 
 def held_lists(lists: list[ShardRef], first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(cell, pool row, vector) of a range of cells, of one run after the other."""
-    parts = []
-    for ref in lists:
-        table = read_range(ref, first, stop)
-        cell = table["cluster_id"].to_numpy()
-        keep = (cell >= first) & (cell < stop)
-        parts.append((cell[keep], table["row"].to_numpy()[keep], vector_column(table)[keep]))
+    tables = [read_range(ref, first, stop) for ref in lists]
+    parts = [(table["cluster_id"].to_numpy(), table["row"].to_numpy(), vector_column(table)) for table in tables]
     return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 

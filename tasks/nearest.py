@@ -23,13 +23,14 @@ from lvd.infra.series import Series, first_positions, grouped
 from lvd.infra.shards import ShardRef, read_table, write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import cells
+from lvd.tasks.algorithms.firsts import places_in_order
 from lvd.tasks.algorithms.neighbours import DATABASE_TILE, SCALE, Best, nearest, on_device
 from lvd.tasks.lists import cells_of_group, held_lists, with_cells
 from lvd.tasks.models.engine import read_vectors, vector_column
 from lvd.tasks.recall import Recall, Search, certified
 
 SCHEMA = schemas.CANDIDATES
-VERSION = 1
+VERSION = 2
 QUERY_ROWS = 65_536  # queries that ask a group at once
 MERGED_QUERIES = 50_000  # of one shard of candidates
 TRUTH = pa.schema([*SCHEMA, ("rank", pa.int32())])  # rank: probes with which it is found, less one
@@ -63,15 +64,15 @@ def search_cells(
     sizes: of every cell; probes: the cells of every query, the nearest first, of which `num` are probed.
     """
     first, stop = cells_of_group(sizes, target)
-    with write_shard(target, SCHEMA, {"version": VERSION, "probes": num, "depth": depth}) as shard:
-        run = SortedRun(target, shard)
+    with (
+        write_shard(target, SCHEMA, {"version": VERSION, "probes": num, "depth": depth}) as shard,
+        SortedRun(target, shard, "query") as run,
+    ):
         if first < stop:
             held = held_group(lists.shards(), first, stop, sizes.rows, device)
-            for block in passing(queries.shards(), probes.shards(), held, num):
+            for block in cells.batched(passing(queries.shards(), probes.shards(), held, num), QUERY_ROWS):
                 similarity, found = held.nearest(block, min(depth, len(held.members.rows)))
-                table = listed(block.rows, similarity, found)
-                run.keep(table, table["query"].to_numpy())
-        run.close()
+                run.keep(listed(block.rows, similarity, found))
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
@@ -82,21 +83,15 @@ def held_group(lists: list[ShardRef], first: int, stop: int, num_cells: int, dev
 
 
 def passing(queries: list[ShardRef], probes: list[ShardRef], held: cells.Group, num: int) -> Iterator[cells.Block]:
-    """The queries that probe a cell of the group, QUERY_ROWS or more at once, by their places."""
-    parts: list[cells.Block] = []
+    """The queries that probe a cell of the group, by their places."""
     for ref, probes_ref, start in zip(queries, probes, first_positions(queries)[:-1], strict=True):
         near = read_vectors(probes_ref, "probes")[:, :num]
         wanted = np.flatnonzero(held.is_probed(near))
         if len(wanted):
-            parts.append(cells.Block(start + wanted, read_vectors(ref)[wanted], near[wanted]))
-        if sum(len(part.rows) for part in parts) >= QUERY_ROWS:
-            yield cells.Block(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-            parts = []
-    if parts:
-        yield cells.Block(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+            yield cells.Block(start + wanted, read_vectors(ref)[wanted], near[wanted])
 
 
-def spans(vectors: Series) -> list[list[ShardRef]]:
+def spans(vectors: Series) -> list[slice]:
     """The shards of the pool in groups of neighbours that are held in memory one at a time."""
     refs = vectors.shards()
     total = sum(ref.rows for ref in refs)
@@ -105,10 +100,8 @@ def spans(vectors: Series) -> list[list[ShardRef]]:
 
 def read_span(vectors: Series, placed: Series, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(cell, pool row, vector) of what has a cell in one span, by rows."""
-    refs, groups = vectors.shards(), spans(vectors)
-    begin = sum(len(group) for group in groups[:index])
-    part = slice(begin, begin + len(groups[index]))
-    found = [with_cells(a, b) for a, b in zip(refs[part], placed.shards()[part], strict=True)]
+    part = spans(vectors)[index]
+    found = [with_cells(a, b) for a, b in zip(vectors.shards()[part], placed.shards()[part], strict=True)]
     return tuple(np.concatenate(columns) for columns in zip(*found, strict=True))
 
 
@@ -132,13 +125,13 @@ def search_all(
     _, rows, values = read_span(vectors, placed, target.index)
     lowest = None if taken is None else held_similarity(taken, rows)
     asks = None if wanting is None else read_table(wanting)["query"].to_numpy()
-    with write_shard(target, SCHEMA, {"version": VERSION, "depth": depth}) as shard:
-        run = SortedRun(target, shard)
+    with (
+        write_shard(target, SCHEMA, {"version": VERSION, "depth": depth}) as shard,
+        SortedRun(target, shard, "query") as run,
+    ):
         for positions, block in asking(queries.shards(), asks):
             similarity, found = nearest_of(block, rows, values, lowest, depth, device)
-            table = listed(positions, similarity, found)
-            run.keep(table, table["query"].to_numpy())
-        run.close()
+            run.keep(listed(positions, similarity, found))
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
@@ -186,8 +179,6 @@ def merge_candidates(found: Series, target: ShardRef, *, depth: int) -> ShardRef
     first = target.index * MERGED_QUERIES
     tables = [read_range(ref, first, first + MERGED_QUERIES) for ref in found.shards()]
     query, row, similarity = (np.concatenate([t[name].to_numpy() for t in tables]) for name in SCHEMA.names)
-    inside = (query >= first) & (query < first + MERGED_QUERIES)
-    query, row, similarity = query[inside], row[inside], similarity[inside]
     order = first_of_each_query(query, row, similarity, depth)
     with write_shard(target, SCHEMA, {"version": VERSION, "depth": depth}) as shard:
         shard.keep_table(candidates(query[order], row[order], similarity[order]))
@@ -197,8 +188,7 @@ def merge_candidates(found: Series, target: ShardRef, *, depth: int) -> ShardRef
 def first_of_each_query(query: np.ndarray, row: np.ndarray, similarity: np.ndarray, depth: int) -> np.ndarray:
     """Indices of the `depth` nearest of each query, by query, then descending similarity, then row."""
     order = np.lexsort((row, -similarity, query))
-    starts = np.searchsorted(query[order], query[order], side="left")
-    return order[np.arange(len(order)) - starts < depth]
+    return order[places_in_order(query[order]) < depth]
 
 
 @task(name="true-nearest", persist_result=False, cache_policy=NO_CACHE)

@@ -253,7 +253,8 @@ def cells_group(
     for held, passing in {id(a): (a, b) for a, b in ((others, pool), (pool, others))}.values():
         group = held_group(held, pool, target, probes, device)
         held_bias = biases[id(held)].of(group.members.rows)
-        for queries in blocks_passing(passing, group, is_pool=passing is pool, probes=probes):
+        blocks = blocks_passing(passing, group, is_pool=passing is pool, probes=probes)
+        for queries in cells.batched(blocks, QUERY_ROWS):
             bias = biases[id(passing)].of(queries.rows)
             for raw in group.pairs(queries, min_similarity):
                 found = less_biases(raw, bias, held_bias, min_similarity)
@@ -293,7 +294,7 @@ def held_group(held: Cells, pool: Cells, target: ShardRef, probes: int, device: 
         block(ref, read_vectors(probes_ref, "probes")[:, :probes], rows, is_here[cell])
         for ref, probes_ref, rows, cell in zip(held.descriptors, held.probes, numbers, own, strict=True)
     ]
-    return cells.Group(joined(parts), num_cells, device=device)
+    return cells.Group(cells.joined(parts), num_cells, device=device)
 
 
 def cells_in(of: Cells) -> list[np.ndarray]:
@@ -302,22 +303,12 @@ def cells_in(of: Cells) -> list[np.ndarray]:
 
 
 def blocks_passing(of: Cells, group: cells.Group, *, is_pool: bool, probes: int) -> Iterator[cells.Block]:
-    """The rows that probe a cell of the group, QUERY_ROWS or more at once."""
-    parts: list[cells.Block] = []
+    """The rows that probe a cell of the group, shard by shard."""
     for ref, probes_ref, rows in zip(of.descriptors, of.probes, rows_of(of.descriptors, is_pool), strict=True):
         near = read_vectors(probes_ref, "probes")[:, :probes]
-        parts.append(block(ref, near, rows, group.is_probed(near)))
-        if sum(len(part.rows) for part in parts) >= QUERY_ROWS:
-            yield joined(parts)
-            parts = []
-    if parts:
-        yield joined(parts)
+        yield block(ref, near, rows, group.is_probed(near))
 
 
 def block(ref: ShardRef, near: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> cells.Block:
     """The wanted rows of a shard. near: (n, p) probes, rows: (n,) numbers, wanted: (n,) bool."""
     return cells.Block(rows[wanted], read_vectors(ref)[wanted], near[wanted])
-
-
-def joined(parts: list[cells.Block]) -> cells.Block:
-    return cells.Block(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

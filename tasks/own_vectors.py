@@ -24,10 +24,9 @@ from lvd.infra.object_store import errors_of
 from lvd.infra.runs import SortedRun, read_range
 from lvd.infra.shards import ShardRef, read_table, write_shard
 from lvd.tasks import schemas
-from lvd.tasks.duplicates import duplicates_between
 from lvd.tasks.matched import Matched, retrieved, survivors
 
-VERSION = 1
+VERSION = 2
 ROWS_PER_PIECE = 50_000
 SUFFIXES = (".npy", ".parquet")
 DRAW = 0x5E
@@ -272,10 +271,8 @@ def choose(matched: list[Matched], left: list[ShardRef] | None, target: ShardRef
     """
     table = retrieved(matched) if left is None else survivors(left, matched)
     table = table.select(CHOSEN.names).cast(CHOSEN)
-    with write_shard(target, CHOSEN, {"version": VERSION}) as shard:
-        run = SortedRun(target, shard)
-        run.keep(table, table["row"].to_numpy())
-        run.close()
+    with write_shard(target, CHOSEN, {"version": VERSION}) as shard, SortedRun(target, shard, "row") as run:
+        run.keep(table)
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
@@ -291,7 +288,7 @@ def publish_included(vectors: ShardRef, target: ShardRef) -> ShardRef:
 @task(name="publish-vectors", persist_result=False, cache_policy=NO_CACHE)
 def publish_chosen(chosen: ShardRef, target: ShardRef, first: int, stop: int) -> ShardRef:
     """The rows of the pool in [first, stop) that were chosen as what is published of them."""
-    return _published(_between(chosen, first, stop), target)
+    return _published(read_range(chosen, first, stop), target)
 
 
 def _published(table: pa.Table, target: ShardRef) -> ShardRef:
@@ -299,12 +296,6 @@ def _published(table: pa.Table, target: ShardRef) -> ShardRef:
         arrays = [table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in CHOSEN]
         shard.keep_table(pa.table(arrays, names=CHOSEN.names).cast(CHOSEN))
     return target.model_copy(update={"rows": shard.kept.rows})
-
-
-def _between(chosen: ShardRef, first: int, stop: int) -> pa.Table:
-    table = read_range(chosen, first, stop)
-    rows = table["row"].to_numpy()
-    return table.filter(pa.array((rows >= first) & (rows < stop)))
 
 
 @task(name="ledger-vectors", persist_result=False, cache_policy=NO_CACHE)
@@ -346,13 +337,13 @@ def _fates(table: pa.Table, chosen: ShardRef | None, duplicates: ShardRef | None
         return
     rows, stop = table["row"].to_numpy(), piece.start + piece.rows
     if duplicates is not None:
-        gone = duplicates_between(duplicates, piece.start, stop)
+        gone = read_range(duplicates, piece.start, stop)
         is_gone = np.isin(rows, gone["row"].to_numpy())
         named = gone.append_column("image_id", table["image_id"].filter(pa.array(is_gone)))
         named = named.rename_columns({"similarity": "score"})
         yield ended(named, "dropped", "cluster", "semantic_duplicate")
         table, rows = table.filter(pa.array(~is_gone)), rows[~is_gone]
-    kept = _between(chosen, piece.start, stop)
+    kept = read_range(chosen, piece.start, stop)
     is_kept = np.isin(rows, kept["row"].to_numpy())
     yield ended(table.filter(pa.array(~is_kept)), "dropped", "retrieve", "not_retrieved")
     named = ["row", "image_id", "score", "because_of", "reason"]

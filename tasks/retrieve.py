@@ -18,6 +18,7 @@ from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table, with_large_texts, write_shard
 from lvd.tasks import cluster_shares, schemas
 from lvd.tasks.algorithms import mixture
+from lvd.tasks.algorithms.firsts import places_in_order
 from lvd.tasks.pool_ids import image_ids
 from lvd.tasks.recall import Search
 
@@ -139,12 +140,11 @@ def retrieve_cluster(name: str, number: int, drawn: Series, quotas: ShardRef, ta
     cell = table["cluster_id"].to_numpy()
     place = np.searchsorted(rules["cluster_id"].to_numpy(), cell)
     columns = {column: table[column] for column in ("row", "image_id", "similarity", "cluster_id")}
-    rank = np.arange(len(cell)) - np.searchsorted(cell, cell)
     found = matches(
         name,
         kind,
         query_id=rules["query_id"].cast(pa.large_string()).take(pa.array(place)),
-        rank=pa.array(rank),
+        rank=pa.array(places_in_order(cell)),
         **columns,
     )
     return write_matches(target, found, {"version": VERSION, "kind": kind})

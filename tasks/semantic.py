@@ -13,16 +13,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.runs import SortedRun
+from lvd.infra.runs import SortedRun, read_range
 from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, read_table, write_shard
 from lvd.tasks.algorithms.semantic_duplicates import duplicates_within
-from lvd.tasks.duplicates import SCHEMA, duplicates_between
 from lvd.tasks.lists import held_cells
 from lvd.tasks.models.engine import read_vectors
 from lvd.tasks.pool_ids import image_ids
 
-VERSION = 1
+VERSION = 2
+SCHEMA = pa.schema([("row", pa.int64()), ("because_of", pa.string()), ("similarity", pa.float32())])
 ALIKE = pa.schema([("row", pa.int64()), ("kept", pa.int64()), ("similarity", pa.float32())])
 
 
@@ -60,10 +60,8 @@ def name_duplicates(alike: Series, pool: Series, target: ShardRef) -> ShardRef:
     """All images that go, by pool row, with the ids of those that stay."""
     table = pa.concat_tables([read_table(ref) for ref in alike.shards()]).sort_by("row")
     ids = image_ids(pool.shards(), table["kept"].to_numpy())
-    with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
-        run = SortedRun(target, shard)
-        run.keep(pa.table([table["row"], ids, table["similarity"]], schema=SCHEMA), table["row"].to_numpy())
-        run.close()
+    with write_shard(target, SCHEMA, {"version": VERSION}) as shard, SortedRun(target, shard, "row") as run:
+        run.keep(pa.table([table["row"], ids, table["similarity"]], schema=SCHEMA))
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
@@ -73,7 +71,7 @@ def left_shard(cells: ShardRef, duplicates: ShardRef, target: ShardRef) -> Shard
     table = read_table(cells)
     rows = table["row"].to_numpy()
     if len(rows):
-        gone = duplicates_between(duplicates, int(rows[0]), int(rows[-1]) + 1)["row"].to_numpy()
+        gone = read_range(duplicates, int(rows[0]), int(rows[-1]) + 1)["row"].to_numpy()
         table = table.filter(pa.array(~np.isin(rows, gone)))
     with write_shard(target, table.schema, {"version": VERSION}) as shard:
         shard.keep_table(table)

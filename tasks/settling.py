@@ -23,8 +23,9 @@ from lvd.infra.runs import SortedRun
 from lvd.infra.shards import ShardRef, read_table, write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import allocation
+from lvd.tasks.algorithms.firsts import places_in_order
 
-VERSION = 1
+VERSION = 2
 TAKEN = pa.schema([*schemas.CANDIDATES, ("rank", pa.int32())])  # rank: in the query's list, from 0
 WANTING = pa.schema([("query", pa.int64())])
 
@@ -70,8 +71,7 @@ def read_lists(rounds: list[Round]) -> Lists:
         is_new = np.ones(len(query), dtype=bool)
         is_new[1:] = (query[1:] != query[:-1]) | (row[1:] != row[:-1])
         query, row, similarity = query[is_new], row[is_new], similarity[is_new]
-    starts = np.searchsorted(query, query, side="left")
-    return Lists(query, row, similarity, (np.arange(len(query)) - starts).astype(np.int32))
+    return Lists(query, row, similarity, places_in_order(query).astype(np.int32))
 
 
 def exhausted(rounds: list[Round], num_queries: int) -> np.ndarray:
@@ -100,11 +100,11 @@ def settle(
     asks = np.flatnonzero(lacks & ~exhausted(rounds, num_queries)) if lacks.any() else np.zeros(0, dtype=np.int64)
     first = lists.row[lists.rank < neighbors]
     by_row = chosen[np.lexsort((lists.query[chosen], lists.row[chosen]))]
-    with write_shard(taken, TAKEN, {"version": VERSION, "neighbors": neighbors, "policy": policy}) as shard:
-        run = SortedRun(taken, shard)
-        table = pa.Table.from_arrays([pa.array(column[by_row]) for column in lists], schema=TAKEN)
-        run.keep(table, lists.row[by_row])
-        run.close()
+    with (
+        write_shard(taken, TAKEN, {"version": VERSION, "neighbors": neighbors, "policy": policy}) as shard,
+        SortedRun(taken, shard, "row") as run,
+    ):
+        run.keep(pa.Table.from_arrays([pa.array(column[by_row]) for column in lists], schema=TAKEN))
     with write_shard(wanting, WANTING, {"version": VERSION}) as shard:
         shard.keep_table(pa.Table.from_arrays([pa.array(asks)], schema=WANTING))
     return Settled(

@@ -36,7 +36,10 @@ def s3_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def s3_root(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A root in an empty bucket, with the environment that reaches it."""
+    """A root in an empty bucket, with the environment that reaches it.
+
+    Its name is this process's own, as whoever takes a root removes the temporary files that others left for it here.
+    """
     import s3fs
 
     for name, value in {
@@ -48,10 +51,11 @@ def s3_root(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     fs = s3fs.S3FileSystem()
-    if fs.exists("lvd-test"):
-        fs.rm("lvd-test", recursive=True)
-    fs.mkdir("lvd-test")
-    yield "s3://lvd-test/root"
+    bucket = f"lvd-test-{os.getpid()}"
+    if fs.exists(bucket):
+        fs.rm(bucket, recursive=True)
+    fs.mkdir(bucket)
+    yield f"s3://{bucket}/root"
     s3fs.S3FileSystem.clear_instance_cache()
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from lvd.tasks.algorithms.firsts import first_of_each
+
 # Products of int64 above this are made with Python's integers.
 INT64_SAFE = 1 << 62
 
@@ -59,7 +61,7 @@ def settle_collisions(
         return np.sort(order[_taken_in_turn(query[order], row[order], neighbors)])
     if policy not in ("keep_once", "count"):
         raise ValueError(f"policy must be 'refill', 'keep_once' or 'count', was {policy!r}")
-    chosen = order[_rank_within(query[order]) < neighbors]
+    chosen = order[first_of_each(query[order], neighbors)]
     if policy == "keep_once":
         chosen = chosen[np.unique(row[chosen], return_index=True)[1]]
     return np.sort(chosen)
@@ -106,15 +108,6 @@ def draw(size: int, quota: int, *, rng: np.random.Generator) -> np.ndarray:
         drawn = np.sort(np.concatenate([drawn, more]))
         drawn = drawn[np.append(True, drawn[1:] != drawn[:-1])]
     return np.delete(drawn, rng.choice(len(drawn), size=len(drawn) - quota, replace=False))
-
-
-def _rank_within(groups: np.ndarray) -> np.ndarray:
-    """How many earlier entries have the same value: (m,) int64."""
-    order = np.argsort(groups, kind="stable")
-    starts = np.unique(groups[order], return_index=True)[1]
-    rank = np.empty(len(groups), dtype=np.int64)
-    rank[order] = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
-    return rank
 
 
 def _taken_in_turn(query: np.ndarray, row: np.ndarray, neighbors: int) -> np.ndarray:

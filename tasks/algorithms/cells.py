@@ -7,7 +7,7 @@ Cost for n rows of d values in c cells: 2 n c d operations to find the probes, 2
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,22 @@ class Block(NamedTuple):
     @property
     def cell(self) -> np.ndarray:
         return self.probes[:, 0]
+
+
+def joined(parts: list[Block]) -> Block:
+    return Block(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def batched(blocks: Iterable[Block], rows: int) -> Iterator[Block]:
+    """Neighbouring blocks as one, which has so many rows at least; the last may have fewer, and none is empty."""
+    parts: list[Block] = []
+    for block in blocks:
+        parts.append(block)
+        if sum(len(part.rows) for part in parts) >= rows:
+            yield joined(parts)
+            parts = []
+    if any(len(part.rows) for part in parts):
+        yield joined(parts)
 
 
 def usual_number(num_rows: int) -> int:

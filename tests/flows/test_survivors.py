@@ -70,4 +70,4 @@ def test_killed_again_and_again_on_s3_it_ends_with_the_same_bytes(root: Path, re
     names = {path.removeprefix(f"{storage.path}/") for path in storage.fs.find(storage.path)}
     assert {name for name in names if name.endswith(".arrow")} == {name for name in files if name.endswith(".arrow")}
     assert storage.names("leases") == []
-    assert not storage.fs.call_s3("list_multipart_uploads", Bucket="lvd-test").get("Uploads")
+    assert not storage.fs.call_s3("list_multipart_uploads", Bucket=s3_root.split("/")[2]).get("Uploads")

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lvd.infra.series import Series, first_positions, grouped, read_together
+from lvd.infra.series import Series, first_positions, grouped
 from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
 
 SCHEMA = pa.schema([("row", pa.int64()), ("value", pa.string())])
@@ -69,7 +69,7 @@ def test_no_directory_is_no_shard() -> None:
 )
 def test_groups_are_neighbours_that_hold_enough(sizes: tuple[int, ...], rows: int, groups: list[list[int]]) -> None:
     refs = refs_of(*sizes)
-    found = grouped(refs, rows)
+    found = [refs[part] for part in grouped(refs, rows)]
     assert [[ref.rows for ref in group] for group in found] == groups
     assert [ref for group in found for ref in group] == refs
 
@@ -78,7 +78,7 @@ def test_random_groups_hold_enough_and_not_too_much() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         refs, rows = refs_of(*rng.integers(0, 9, rng.integers(1, 30)).tolist()), int(rng.integers(1, 40))
-        found = grouped(refs, rows)
+        found = [refs[part] for part in grouped(refs, rows)]
         assert [ref for group in found for ref in group] == refs
         for group in found[:-1]:
             assert sum(ref.rows for ref in group) >= rows > sum(ref.rows for ref in group[:-1])
@@ -87,9 +87,3 @@ def test_random_groups_hold_enough_and_not_too_much() -> None:
 def test_first_positions() -> None:
     assert first_positions(refs_of(3, 0, 2)).tolist() == [0, 3, 3, 5]
     assert first_positions([]).tolist() == [0]
-
-
-def test_shards_are_read_together(local_root: str) -> None:
-    table = read_together(Series.of(directories(local_root)).shards(), ["value"])
-    assert table.column_names == ["value"]
-    assert table["value"].to_pylist() == ["0-0-0", "0-0-1", "0-0-2", "1-0-0", "1-0-1"]

@@ -152,10 +152,8 @@ def written(root: str, name: str, schema: pa.Schema, keyed: str, **columns: np.n
     """A sorted run by hand."""
     target = StageDir(root=root, stage=name, fingerprint="a")
     (ref,) = target.planned(1)
-    with write_shard(ref, schema, {}) as shard:
-        run = SortedRun(ref, shard)
-        run.keep(pa.table(columns).cast(schema), columns[keyed])
-        run.close()
+    with write_shard(ref, schema, {}) as shard, SortedRun(ref, shard, keyed) as run:
+        run.keep(pa.table(columns).cast(schema))
     commit(target, 1, config={}, inputs={})
     return target.shards()[0]
 

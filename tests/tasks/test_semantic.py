@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lvd.infra.runs import read_range
 from lvd.infra.shards import ShardRef, read_table
 from lvd.tasks import lists, schemas, semantic
 from lvd.tasks.algorithms.semantic_duplicates import duplicates_within
@@ -106,7 +107,7 @@ def test_what_goes_is_named_and_leaves_its_cell(
         (planted.identity(truth[n][0]), truth[n][1]) for n in sorted(truth)
     ]
     for first, stop in ((0, ROWS), (10, 11), (59, 75), (100, 200), (5, 5)):
-        found = semantic.duplicates_between(gone, first, stop)["row"].to_pylist()
+        found = read_range(gone, first, stop)["row"].to_pylist()
         assert found == [n for n in sorted(truth) if first <= n < stop]
     cells, rest = clustered.cells, []
     left = planted.computed(
@@ -122,7 +123,7 @@ def test_what_goes_is_named_and_leaves_its_cell(
 def test_nothing_goes_where_nothing_is_alike(local_root: str) -> None:
     clustered = Clustered(local_root, LAYOUTS[1])
     gone = clustered.duplicates(clustered.alike(2, min_similarity=1.0))
-    assert len(read_table(gone)) == 0 and len(semantic.duplicates_between(gone, 0, ROWS)) == 0
+    assert len(read_table(gone)) == 0 and len(read_range(gone, 0, ROWS)) == 0
     (cells, *_) = clustered.cells
     (left,) = planted.computed(local_root, "left", 1, lambda ref: semantic.left_shard.fn(cells, gone, ref))
     assert read_table(left).equals(read_table(cells))

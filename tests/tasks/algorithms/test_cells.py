@@ -93,3 +93,17 @@ def test_the_nearest_of_a_group_do_not_depend_on_the_queries_beside_them() -> No
         part = cells.Block(*(values[start : start + 7] for values in queries))
         for found, expected in zip(group.nearest(part, 5), whole, strict=True):
             np.testing.assert_array_equal(found, expected[start : start + 7])
+
+
+@pytest.mark.parametrize("rows", [1, 4, 9, 1000])
+def test_blocks_pass_by_in_batches(rows: int) -> None:
+    sizes = (3, 0, 5, 1, 2, 0)
+    blocks = [
+        cells.Block(np.arange(n), np.full((n, 2), place, np.float16), np.full((n, 3), place, np.int32))
+        for place, n in enumerate(sizes)
+    ]
+    found = list(cells.batched(blocks, rows))
+    for given, together in zip(cells.joined(blocks), cells.joined(found), strict=True):
+        np.testing.assert_array_equal(given, together)
+    assert all(len(block.rows) >= rows for block in found[:-1]) and len(found[-1].rows) > 0
+    assert list(cells.batched([block for block in blocks if not len(block.rows)], rows)) == []
