@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from lvd.flows.collected import Gathered, Part, Sources
+from lvd.flows.generations import ordered
 from lvd.flows.group import Call, call, joint_call
 from lvd.flows.run import Run, Work, raise_first
 from lvd.flows.stage import stage
@@ -58,8 +59,8 @@ def crawl(run: Run) -> Sources:
     every = [part for found in parts.values() for part in found]
     choose_links(run, [part for part in every if part.partition.is_linked], digest)
     list_images(run, [part for part in every if not part.partition.is_linked])
-    gathered = [Gathered(role=role, name=name, parts=tuple(found)) for (role, name), found in parts.items()]
-    pool, *others = gathered
+    pool = ordered(run.recipe, parts.pop(("pool", "pool")))
+    others = [Gathered(role=role, name=name, parts=tuple(found)) for (role, name), found in parts.items()]
     return Sources(
         pool=pool,
         benchmarks=tuple(g for g in others if g.role == "benchmark"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow
 
-from lvd.flows import from_vectors, pool
+from lvd.flows import from_vectors, generations, pool
 from lvd.flows.accounts import timings
 from lvd.flows.clustering import cluster
 from lvd.flows.crawling import crawl
@@ -38,6 +38,7 @@ def chain(run: Run) -> Snapshot:
     published = publish(run, sources, survivors, vectors, cells, matches)
 
     def reported(record: dict[str, Any]) -> None:
+        generations.keep(run.recipe, sources.pool)
         record["collections"] = [
             {"role": g.role, "name": g.name, "images": [part.images.directory for part in g.parts]}
             for g in sources.all()
@@ -105,6 +106,7 @@ def close(run: Run, published: Published, reported: Callable[[dict[str, Any]], N
         ledger=published.states,
         candidates=published.candidates,
         computed=run.computed,
+        remarks=tuple(run.remarks),
         seconds=round(time.time() - run.started, 3),
     )
     if run.looking:

@@ -158,14 +158,16 @@ class Stored:
 
     def inverted(self, descriptors: list[ShardRef]) -> Inverted | None:
         """The cells of the pool's descriptors, if the last run searched through cells."""
-        (edges,) = self.stage("neighbours")
-        recall = edges.account()["notes"]["recall"]
-        if recall is None:
+        recalls = [found for d in self.stage("neighbours") if (found := d.account()["notes"]["recall"])]
+        if not recalls:
             return None
-        own = {ref.directory for ref in descriptors}
-        (probes,) = (d for d in self.stage("probes") if set(d.account()["inputs"]["descriptors"]) == own)
-        (centroids,) = self.at(probes.account()["inputs"]["cells"]).shards()
-        return Inverted(centroids=centroids, cells=probes.shards(), probes=recall["probes"])
+        probes = {d.account()["inputs"].get("descriptors", [""])[0]: d for d in self.stage("probes")}
+        own = list(dict.fromkeys(ref.directory for ref in descriptors))
+        if not set(own) <= set(probes):  # a generation that was compared exactly
+            return None
+        (centroids,) = self.at(probes[own[0]].account()["inputs"]["cells"]).shards()
+        cells = [ref for directory in own for ref in probes[directory].shards()]
+        return Inverted(centroids=centroids, cells=cells, probes=recalls[0]["probes"])
 
     def hashed(self, thumbnails: np.ndarray) -> list[list[Hit]]:
         """The pool's images whose hash is near that of each thumbnail, confirmed as the stage confirms a pair."""

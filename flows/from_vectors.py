@@ -67,7 +67,7 @@ def publish(
     inputs = {"matches": [d.directory for d in matches.by_collection.values()], "pool": list(vectors.pool.directories)}
     left = cells.cells if run.recipe.publish.images == "survivors" else None
     if left:
-        inputs["left"] = left.directory
+        inputs["left"] = list(left.directories)
     chosen = run.target("selection", own_vectors.VERSION, inputs)
 
     def choosing(ref: ShardRef) -> Call:

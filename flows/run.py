@@ -48,6 +48,7 @@ class Run:
         self.looking = looking
         self.computed: dict[str, int] = {}  # stage → shards computed now
         self.directories: dict[str, list[str]] = {}  # stage → its directories
+        self.remarks: list[str] = []  # what whoever started it should know
         self.started = time.time()
         self._progress = progress or Unseen()
 
@@ -55,6 +56,9 @@ class Run:
     def device(self) -> str:
         """The kind of device, decided once: the nodes of a cluster come and go."""
         return pool.device(self.recipe.compute)
+
+    def remark(self, text: str) -> None:
+        self.remarks.append(text)
 
     def target(self, stage: str, *parts: Any) -> StageDir:
         return self.named(stage, fingerprint(stage, *parts))
@@ -132,4 +136,5 @@ class Snapshot(BaseModel, frozen=True):
     ledger: dict[str, int]  # state → candidates
     candidates: int
     computed: dict[str, int]
+    remarks: tuple[str, ...] = ()
     seconds: float = Field(ge=0)

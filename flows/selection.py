@@ -51,7 +51,7 @@ def publish(
         "images": [part.images.directory for part in all_parts],
         "matches": [d.directory for d in matches.by_collection.values()],
         "fates": survivors.directory,
-        "cells": cells.cells.directory,
+        "cells": list(cells.cells.directories),
     }
     if any(content):
         inputs["content"] = [part.content.directory for part in all_parts if part.content]

@@ -36,6 +36,8 @@ def show_snapshot(snapshot: Snapshot) -> None:
         console.print(f"computed {computed} shards in {snapshot.seconds:.1f} s ({stages})")
     else:
         console.print(f"nothing was computed: every stage was found complete ({snapshot.seconds:.1f} s)")
+    for remark in snapshot.remarks:
+        console.print(remark, style="bold", markup=False)
     rows = table(f"ledger of {snapshot.version}", "state", "candidates", "share", numbers=("candidates", "share"))
     for state, count in snapshot.ledger.items():
         rows.add_row(state, f"{count:,}", f"{count / max(snapshot.candidates, 1):.1%}")

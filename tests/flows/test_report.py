@@ -17,6 +17,7 @@ from lvd.flows.recipe import parse
 from lvd.flows.report import write_report
 from lvd.flows.run import Run
 from lvd.flows.versions import Published
+from lvd.infra.series import Series
 from lvd.infra.shards import StageDir, commit, write_shard
 from lvd.tasks import ledger, schemas
 from lvd.tasks.recall import Recall
@@ -207,7 +208,7 @@ def clusters(at: Root, fitted: list[dict[str, Any]], cells: list[dict[str, Any]]
     counts = Counter(cell["cluster_id"] for cell in cells)
     sizes = [{"cluster_id": one["cluster_id"], "size": counts[one["cluster_id"]]} for one in fitted]
     placed = at.write("cluster", "k", schemas.CELLS, [cells])
-    return Cells(centroids=centroids, cells=placed, sizes=at.write("sizes", "n", schemas.SIZES, [sizes]))
+    return Cells(centroids=centroids, cells=Series.of([placed]), sizes=at.write("sizes", "n", schemas.SIZES, [sizes]))
 
 
 def finish(

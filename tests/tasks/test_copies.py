@@ -61,9 +61,10 @@ class Case:
         """Within the pool, or between the pool and the references."""
         name = "neighbours" if references is None else "references"
         target = StageDir(root=self.root, stage=name, fingerprint=f"{k}-{floor}")
-        options = {"min_similarity": floor, "k": k, "device": "cpu"}
+        options = {"min_similarity": floor, "k": k, "device": "cpu", "is_pool": references is None}
         planned = target.planned(len(self.descriptors))
-        return [neighbours.exact_shard.fn(self.descriptors, references, ref, **options) for ref in planned]
+        asked = (planted.series(self.descriptors), planted.series(references) if references else None)
+        return [neighbours.exact_shard.fn(*asked, ref, **options) for ref in planned]
 
     def decided(
         self, config: copies.Config | None = None, thresholds: copies.Thresholds = THRESHOLDS, k: int = 64

@@ -189,10 +189,9 @@ def test_merged_candidates_are_the_first_of_all() -> None:
 
 
 def truth_of(pool: Pool, neighbors: int) -> tuple[ShardRef, list[ShardRef]]:
-    of = neighbours.Cells(centroids=pool.middle, descriptors=tuple(pool.queries.shards()), probes=pool.near)
-    (drawn,) = planted.computed(
-        pool.root, "drawn", 1, lambda ref: neighbours.draw_queries.fn(of, ref, 30, 0, is_pool=False)
-    )
+    near = planted.series(list(pool.near))
+    of = neighbours.Cells(centroids=pool.middle, descriptors=pool.queries, probes=near, is_pool=False)
+    (drawn,) = planted.computed(pool.root, "drawn", 1, lambda ref: neighbours.draw_queries.fn(of, ref, 30, 0))
     truth = planted.computed(
         pool.root,
         "truth",

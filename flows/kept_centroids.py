@@ -1,0 +1,124 @@
+"""Which centroids a run assigns to: fitted on its own pool, given, or kept from an earlier run as long as they hold.
+
+Kept ones are named by how they were fitted and a number, not by what they were fitted on, so that the next night finds
+them. They hold while new images are about as similar to their centroids as those of the fit were; where they have
+drifted away the run says so, and fits anew if the recipe allows.
+"""
+
+import hashlib
+from itertools import count
+from typing import NamedTuple
+
+from lvd.flows.fitting import Fit, iterations_of
+from lvd.flows.group import Call, call
+from lvd.flows.run import Run, Work
+from lvd.infra.errors import InputError
+from lvd.infra.series import Series
+from lvd.infra.shards import ShardRef, StageDir, fingerprint
+from lvd.tasks import centroids as fit_stage
+from lvd.tasks import models
+from lvd.tasks.cluster import mean_similarity
+from lvd.tasks.models import engine
+from lvd.tasks.models.engine import read_vectors
+
+FLOW = "cluster"
+
+
+class Drift(NamedTuple):
+    """How similar the newest images are to their centroids, and the images of the fit were."""
+
+    new: float
+    fitted: float
+
+    def __str__(self) -> str:
+        return (
+            f"new images are {self.new:.4f} similar to their centroids in the mean, those of the fit {self.fitted:.4f}"
+        )
+
+
+def chosen(run: Run, pool: Series) -> StageDir:
+    """The centroids that the recipe asks for."""
+    config = run.recipe.cluster
+    if config.fit:
+        return given(run, config.fit)
+    if config.refit == "always":
+        return Fit(run, pool).centroids()
+    last = numbered(run, latest(run))
+    if last.is_complete():
+        return run.named(last.stage, last.fingerprint)
+    return kept(run, last, Fit(run, pool).centroids(), generations=len(pool.by_generation()))
+
+
+def fitted_again(run: Run, pool: Series) -> StageDir:
+    """Centroids of all of the pool as it is now, which later runs keep."""
+    number, found = latest(run) + 1, Fit(run, pool).centroids()
+    return kept(run, numbered(run, number), found, generations=len(pool.by_generation()))
+
+
+def numbered(run: Run, number: int) -> StageDir:
+    """Where the root's kept centroids of that number lie, or will."""
+    recipe = run.recipe
+    if recipe.has_own_vectors:
+        of = [source.model_dump(mode="json") for source in recipe.pool]
+    else:
+        of = [engine.settings(recipe.embed), models.weights_digest(recipe.embed)]
+    identity = (fit_stage.VERSION, "kept", recipe.cluster.fitting(), recipe.seed, of, number)
+    return StageDir(root=recipe.root, stage="centroids", fingerprint=fingerprint("centroids", *identity))
+
+
+def latest(run: Run) -> int:
+    """The number of the last ones that are complete; 0 before there are any."""
+    return next(number for number in count() if not numbered(run, number + 1).is_complete())
+
+
+def drifted(run: Run, centroids: StageDir, cells: Series) -> Drift | None:
+    """How far the newest generation has drifted away, if that is too far."""
+    config, nights = run.recipe.cluster, cells.by_generation()
+    if config.refit == "always" or len(nights) <= centroids.account()["notes"]["generations"]:
+        return None  # they were fitted on all there is
+    new, fitted = mean_similarity(nights[-1].shards()), iterations_of(centroids)[-1]["objective"]
+    return Drift(new, fitted) if new < fitted - config.max_drift else None
+
+
+def remedy(run: Run) -> str:
+    """What is done about it."""
+    if run.recipe.cluster.refit == "on_drift":
+        return "the centroids are fitted anew"
+    return "set recipe.cluster.refit to on_drift, or raise max_drift"
+
+
+def given(run: Run, uri: str) -> StageDir:
+    """The centroids of a directory, e.g. of another root, as some of this one. Raises InputError if they do not fit."""
+    config = run.recipe.cluster
+    root, _, name = uri.rstrip("/").rpartition("/centroids/")
+    source = StageDir(root=root, stage="centroids", fingerprint=name)
+    if not (root and name and source.is_complete()):
+        raise InputError(
+            f"recipe.cluster.fit must be the URI of a complete directory of centroids, was {uri!r}: name "
+            "ROOT/centroids/… of a root that was run"
+        )
+    (ref,) = source.shards()
+    if ref.rows != config.num_clusters:
+        raise InputError(
+            f"recipe.cluster.fit must have as many centroids as recipe.cluster.num_clusters, {config.num_clusters}, "
+            f"has {ref.rows}"
+        )
+    digest = hashlib.sha256(read_vectors(ref).tobytes()).hexdigest()
+    identity = (fit_stage.VERSION, "given", config.fitting(), digest)
+    target = StageDir(root=run.storage.root, stage="centroids", fingerprint=fingerprint("centroids", *identity))
+    return kept(run, target, source)
+
+
+def kept(run: Run, target: StageDir, found: StageDir, *, generations: int = 0) -> StageDir:
+    """Centroids under the name of the target. generations: of the pool, that they were fitted on."""
+    config, seed = run.recipe.cluster, run.recipe.seed
+    (last,), done = found.shards(), iterations_of(found)
+
+    def keeping(ref: ShardRef) -> Call:
+        return call(fit_stage.last_centroids, last, done, ref, config, seed)
+
+    named = run.named(target.stage, target.fingerprint)
+    inputs = {"centroids": f"{found.root}/{found.directory}"}
+    said = {"config": config.fitting(), "inputs": inputs, "notes": {"generations": generations}}
+    run.complete(FLOW, [Work(target=named, count=1, call=keeping, **said)])
+    return named

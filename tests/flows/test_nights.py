@@ -1,0 +1,184 @@
+"""Night by night: what is found is what one search of everything finds, and nothing old is compared with old again."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvd.flows import clustering, neighbours, retrieval
+from lvd.flows.collected import Embedded
+from lvd.flows.recipe import parse
+from lvd.infra.series import Series
+from lvd.infra.shards import read_table
+from lvd.tasks import neighbours as search_stage
+from lvd.tasks.algorithms import cells as cell_groups
+from lvd.tasks.copies import Thresholds
+from lvd.tests.plain import Plain, without_prefect
+from lvd.tests.tasks import planted
+
+DIM, FLOOR = 4, 0.6
+LAYOUT = ((20, 0, 11), (7, 16), (9,), (12, 5))  # four partitions of 31, 23, 9 and 17 rows
+ROWS = sum(map(sum, LAYOUT))
+POOL = planted.random_units(np.random.default_rng(0), ROWS, DIM)
+QUERIES = planted.random_units(np.random.default_rng(1), 14, DIM)
+NIGHTS = [(2, 1, 1), (1, 1, 1, 1), (3, 1)]
+
+
+@pytest.fixture(autouse=True)
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_prefect(monkeypatch)
+    monkeypatch.setattr(cell_groups, "num_groups", lambda num_rows: 3)
+    monkeypatch.setattr(search_stage, "HELD_ROWS", 6)
+    monkeypatch.setattr(search_stage, "QUERY_ROWS", 5)
+
+
+def run_of(root: str, **sections: Any) -> Plain:
+    source = {"kind": "images", "path": "/data"}
+    curated = [{"name": "curated", **source, "include": False, "retrieve": {"kind": "sample", "neighbors": 3}}]
+    tree = {"name": "nights", "root": root, "pool": [source], "curated": curated, "compute": {"gpus": 0}}
+    return Plain(parse({**tree, "cluster": {"num_clusters": 5}, **sections}))
+
+
+def vectors(root: str, generations: tuple[int, ...], until: int = len(LAYOUT)) -> Series:
+    """The pool, or its first partitions, in so many generations."""
+    layout = LAYOUT[:until]
+    refs = planted.vectors(root, "descriptors", POOL[: sum(map(sum, layout))], layout)
+    return planted.series(refs).model_copy(update={"generations": generations})
+
+
+def edges(found: Series) -> dict[tuple[int, int], float]:
+    rows = [row for ref in found.shards() for row in read_table(ref).to_pylist()]
+    pairs = {(row["left"], row["right"]): row["similarity"] for row in rows}
+    assert len(pairs) == len(rows), "no pair comes twice"
+    return pairs
+
+
+def searching(root: str, engine: str, **search: Any) -> Plain:
+    options = {"engine": engine, "num_cells": 6, "recall_queries": 40, "min_recall": 0, **search}
+    return run_of(root, copies={"model": "builtin:dct", "search": options})
+
+
+THRESHOLDS = Thresholds(min_similarity=FLOOR, benchmark_min_similarity=FLOOR, edge_min_similarity=FLOOR)
+
+
+@pytest.mark.parametrize("nights", NIGHTS)
+def test_exact_edges_are_those_of_one_search(local_root: str, nights: tuple[int, ...]) -> None:
+    similarity, across = planted.cosine(POOL, POOL), planted.cosine(POOL, QUERIES)
+    run, pool = searching(local_root, "exact"), vectors(local_root, nights)
+    assert edges(neighbours.pool_edges(run, pool, THRESHOLDS)) == {
+        (a, b): np.float32(similarity[a, b])
+        for a in range(ROWS)
+        for b in range(a + 1, ROWS)
+        if similarity[a, b] >= FLOOR
+    }
+    references = planted.series(planted.vectors(local_root, "references", QUERIES, ((9, 0, 5),)))
+    assert edges(neighbours.reference_edges(run, pool, references, THRESHOLDS)) == {
+        (a, b): np.float32(across[a, b]) for a in range(ROWS) for b in range(len(QUERIES)) if across[a, b] >= FLOOR
+    }
+
+
+@pytest.mark.parametrize("nights", NIGHTS)
+def test_edges_through_cells_are_those_of_which_one_probes_the_other(local_root: str, nights: tuple[int, ...]) -> None:
+    run, pool = searching(local_root, "cells"), vectors(local_root, nights)
+    found = neighbours.pool_edges(run, pool, THRESHOLDS)
+    references = planted.series(planted.vectors(local_root, "references", QUERIES, ((9, 0, 5),)))
+    found_across = neighbours.reference_edges(run, pool, references, THRESHOLDS)
+    assert len(run.directories["cells"]) == 1
+    probes = {d: [] for d in (*pool.directories, *references.directories)}
+    for name in run.directories["probes"]:
+        (target,) = Series(root=local_root, directories=(name,), bases=(0,)).stage_dirs()
+        (of,) = target.account()["inputs"]["descriptors"]
+        probes[of] = [row["probes"] for ref in target.shards() for row in read_table(ref).to_pylist()]
+    near = np.array([row for name in pool.directories for row in probes[name]])
+    near_others = np.array([row for name in references.directories for row in probes[name]])
+    for series, right, values in ((found, near, POOL), (found_across, near_others, QUERIES)):
+        counts = {d.account()["notes"]["recall"]["probes"] for d in series.stage_dirs()}
+        (num,) = counts  # as many every night
+        similarity = planted.cosine(POOL, values)
+        pairs = {
+            (a, b): np.float32(similarity[a, b])
+            for a in range(ROWS)
+            for b in range(a + 1 if values is POOL else 0, len(values))
+            if similarity[a, b] >= FLOOR and (near[a, 0] in right[b, :num] or right[b, 0] in near[a, :num])
+        }
+        assert edges(series) == pairs
+        assert len(pairs) > 0
+
+
+@pytest.mark.parametrize("engine", ["exact", "cells"])
+def test_a_further_night_compares_nothing_again(local_root: str, engine: str) -> None:
+    before = searching(local_root, engine)
+    first = neighbours.pool_edges(before, vectors(local_root, (2,), until=2), THRESHOLDS)
+    again = searching(local_root, engine)
+    found = neighbours.pool_edges(again, vectors(local_root, (2, 1), until=3), THRESHOLDS)
+    assert found.directories[: len(first.directories)] == first.directories
+    new = set(found.directories) - set(first.directories)
+    assert len(new) == 2  # the night in itself, and with those before
+    shards = sum(len(directory.shards()) for directory in found.stage_dirs() if directory.directory in new)
+    assert again.computed["neighbours"] == shards
+    assert again.computed.get("cells", 0) == 0
+
+
+@pytest.mark.parametrize("nights", NIGHTS)
+@pytest.mark.parametrize("engine", ["exact", "cells"])
+def test_what_is_retrieved_night_by_night_is_what_is_retrieved_at_once(
+    local_root: str, tmp_path: Any, engine: str, nights: tuple[int, ...]
+) -> None:
+    def matched(root: str, generations: tuple[int, ...], fit: str | None) -> tuple[list[dict[str, Any]], str]:
+        search = {"engine": engine, "recall_queries": 10, "max_probes": 5}
+        run = run_of(root, cluster={"num_clusters": 5, "fit": fit}, retrieve={"search": search})
+        queries = planted.series(planted.vectors(root, "curated", QUERIES, ((14,),)))
+        embedded = Embedded(pool=vectors(root, generations), curated={"curated": queries})
+        cells = clustering.cluster(run, embedded)
+        matches = retrieval.retrieve(run, embedded, cells).by_collection["curated"]
+        rows = [row for ref in matches.shards() for row in read_table(ref).to_pylist()]
+        return rows, f"{root}/{cells.centroids.directory}"
+
+    at_once, fit = matched(local_root, (), None)
+    by_night, _ = matched(str(tmp_path / "nights"), nights, fit)
+    assert by_night == at_once
+    assert len(at_once) == 3 * len(QUERIES)
+
+
+class Clustered:
+    """A pool that grows, clustered night after night; the first night lies about one direction, the others anywhere."""
+
+    def __init__(self, root: str, **cluster: Any) -> None:
+        self.root, self.settings = root, {"num_clusters": 5, "max_drift": 0.1, **cluster}
+        first = sum(LAYOUT[0])
+        self.values = POOL.copy()
+        self.values[:first] = planted.unit(np.eye(1, DIM) + 0.2 * POOL[:first])
+
+    def after(self, *generations: int) -> tuple[Any, Plain]:
+        """The cells after these nights, and the run that found them."""
+        layout = LAYOUT[: sum(generations)]
+        refs = planted.vectors(self.root, "pool", self.values[: sum(map(sum, layout))], layout)
+        pool = planted.series(refs).model_copy(update={"generations": generations})
+        run = run_of(self.root, cluster=self.settings)
+        return clustering.cluster(run, Embedded(pool=pool, curated={})), run
+
+
+def test_kept_centroids_stay_and_drift_is_told(local_root: str) -> None:
+    clustered = Clustered(local_root, refit="never")
+    (first, _), (second, run) = clustered.after(1), clustered.after(1, 1)
+    assert second.centroids == first.centroids
+    assert second.cells.directories[0] == first.cells.directories[0]
+    assert run.computed["cluster"] == len(LAYOUT[1])
+    (remark,) = run.remarks
+    assert "similar to their centroids" in remark and "recipe.cluster.refit" in remark
+    assert not Clustered(local_root, refit="never", max_drift=2).after(1, 1)[1].remarks
+
+
+def test_drifted_centroids_are_fitted_anew_once(local_root: str) -> None:
+    clustered = Clustered(local_root, refit="on_drift")
+    (first, _), (second, run) = clustered.after(1), clustered.after(1, 1)
+    assert second.centroids != first.centroids and len(run.remarks) == 1
+    third, again = clustered.after(1, 1)
+    assert third == second and not again.remarks and not sum(again.computed.values())
+    fourth, later = clustered.after(1, 1, 1)
+    assert fourth.centroids == second.centroids and not later.remarks
+
+
+def test_a_pool_that_grows_is_fitted_anew_by_default(local_root: str) -> None:
+    clustered = Clustered(local_root)
+    assert clustered.after(1)[0].centroids != clustered.after(1, 1)[0].centroids
