@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from lvd.flows.collected import Gathered, Part, Sources
-from lvd.flows.generations import ordered
+from lvd.flows.generations import known_files, ordered
 from lvd.flows.group import Call, call, joint_call
 from lvd.flows.run import Run, Work, raise_first
 from lvd.flows.stage import stage
@@ -27,12 +27,12 @@ def listed(run: Run) -> list[tuple[str, str, str, list[Partition]]]:
     asked = [(f"recipe.pool[{i}]", "pool", "pool", source) for i, source in enumerate(recipe.pool)]
     asked += [(f"recipe.benchmarks[{i}]", "benchmark", c.name, c.source) for i, c in enumerate(recipe.benchmarks)]
     asked += [(f"recipe.curated[{i}]", "curated", c.name, c.source) for i, c in enumerate(recipe.curated)]
-    result, seen = [], Counter()
+    result, seen, known = [], Counter(), known_files(recipe)
     for where, role, name, source in asked:
         if source is None:
             raise InputError(f"{where} must have a source to be run: give its kind and path")
         try:
-            found = partitions(source)
+            found = partitions(source, known if role == "pool" else ())
         except InputError as error:
             raise InputError(f"{where}.{error}") from error
         result.append((where, role, name, [told_apart(partition, role, seen) for partition in found]))

@@ -5,6 +5,8 @@ before, never old ones with old ones. A pool that was there at the first run is 
 it has. A partition that is no longer among the sources leaves its generation; one whose content changed is a new one.
 """
 
+from typing import Any
+
 from lvd.flows.collected import Gathered, Part
 from lvd.flows.recipe import Recipe
 from lvd.infra.shards import fingerprint
@@ -16,10 +18,14 @@ def name_of(recipe: Recipe) -> str:
     return f"generations/{fingerprint('generations', [source.model_dump(mode='json') for source in recipe.pool])}.json"
 
 
+def known_files(recipe: Recipe) -> list[tuple[str, ...]]:
+    """The files of every partition that finished runs have seen."""
+    return [tuple(one["files"]) for night in _read(recipe) for one in night]
+
+
 def ordered(recipe: Recipe, parts: list[Part]) -> Gathered:
     """The pool: the partitions that finished runs have seen in their generations, then those that are new as one."""
-    storage, name = Storage(recipe.root), name_of(recipe)
-    known = storage.read_json(name)["manifests"] if storage.exists(name) else []
+    known = [[one["manifest"] for one in night] for night in _read(recipe)]
     waiting = {part.manifest.directory: part for part in parts}
     found = [[waiting.pop(manifest) for manifest in night if manifest in waiting] for night in known]
     found = [night for night in (*found, list(waiting.values())) if night]
@@ -35,5 +41,11 @@ def keep(recipe: Recipe, pool: Gathered) -> None:
     """Remembers the generations, for the runs to come."""
     nights, parts = [], iter(pool.parts)
     for count in pool.generations:
-        nights.append([next(parts).manifest.directory for _ in range(count)])
-    Storage(recipe.root).write_json(name_of(recipe), {"manifests": nights})
+        night = [next(parts) for _ in range(count)]
+        nights.append([{"manifest": p.manifest.directory, "files": list(p.partition.files)} for p in night])
+    Storage(recipe.root).write_json(name_of(recipe), {"generations": nights})
+
+
+def _read(recipe: Recipe) -> list[list[dict[str, Any]]]:
+    storage, name = Storage(recipe.root), name_of(recipe)
+    return storage.read_json(name)["generations"] if storage.exists(name) else []

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -132,27 +132,32 @@ class File(NamedTuple):
     stamp: str  # ETag or time of the last change
 
 
-def partitions(source: Source) -> list[Partition]:
-    """One partition per match of a glob, in sorted order; without a glob one partition of all there is.
+def partitions(source: Source, known: Sequence[tuple[str, ...]] = ()) -> list[Partition]:
+    """One partition per match of a glob, in sorted order; without a glob one partition of all there is; of archives one
+    of all that the path names, so that equal URLs are found across them.
+
+    known: files that were a partition before. Those of them that are still there are one again, and what is new beside
+    them is another: a list that grows, or a folder, is not read anew. Not so of images and datasets, where a folder is
+    a partition.
 
     Raises InputError if there is nothing at the path, or not what the source's kind asks for.
     """
     try:
         if isinstance(source, Warc):
-            return [_archives(source)]
+            return _archives(source, known)
         fs, path = _locate(source.path)
         fs.invalidate_cache()
         if fs.exists(path):
-            found = [_partition(source, fs, path)]
+            found = _partitions(source, fs, path, known)
         elif glob.has_magic(path):
-            found = [_partition(source, fs, match) for match in sorted(fs.glob(path)) if not _is_hidden(match)]
+            matches = [match for match in sorted(fs.glob(path)) if not _is_hidden(match)]
+            found = [partition for match in matches for partition in _partitions(source, fs, match, known)]
         elif isinstance(source, HuggingFace) and _HUB_NAME.fullmatch(source.path):
             found = [_hub_partition(source)]
         else:
             raise InputError(f"path must exist, was {source.path!r}: name a file, a folder or a glob that matches")
     except (ValueError, ImportError, *errors_of(source.path.partition("://")[0])) as error:
         raise InputError(f"path must be readable, was {source.path!r}: {error}") from error
-    found = [partition for partition in found if partition is not None]
     if not found:
         raise InputError(f"path must exist, was {source.path!r}: there is {_NOTHING[source.kind]}")
     return found
@@ -166,24 +171,39 @@ _NOTHING = {
 }
 
 
-def _archives(source: Warc) -> Partition:
-    """All archives as one partition, so that equal URLs are found across them. A list is told by its content."""
-    listed = archives.is_list(source.path)
-    files = archives.archive_files(source.path, source.prefix)
-    if listed:
-        content: Any = _sha256(*_locate(source.path))
-    else:
-        content = [_file(fs.info(path)) for fs, path in map(_locate, files)]
-    digest = fingerprint(source.model_dump(exclude={"path"}), files, content)
-    return Partition(source=source, files=files, digest=digest)
+def _archives(source: Warc, known: Sequence[tuple[str, ...]]) -> list[Partition]:
+    """The archives that were partitions before, and the others. Those of a list are told by their names."""
+    listed, found = archives.is_list(source.path), []
+    for files in _parted(archives.archive_files(source.path, source.prefix), known):
+        content = None if listed else [_file(fs.info(path)) for fs, path in map(_locate, files)]
+        digest = fingerprint(source.model_dump(exclude={"path"}), files, content)
+        found.append(Partition(source=source, files=files, digest=digest))
+    return found
 
 
-def _partition(source: Source, fs: Any, path: str) -> Partition | None:
+def _partitions(source: Source, fs: Any, path: str, known: Sequence[tuple[str, ...]]) -> list[Partition]:
+    """The partitions of one match; none if there is nothing that the source's kind reads."""
     found = _files(source, fs, path)
     if not found:
-        return None
-    files = [_uri(fs, file.path) for file in found] if isinstance(source, Urls | WebDataset) else [_uri(fs, path)]
-    return Partition(source=source, files=files, digest=_digest(source, fs, path, found))
+        return []
+    if not isinstance(source, Urls | WebDataset):
+        return [Partition(source=source, files=[_uri(fs, path)], digest=_digest(source, fs, path, found))]
+    named = {_uri(fs, file.path): file for file in found}
+    return [
+        Partition(source=source, files=files, digest=_digest(source, fs, path, [named[file] for file in files]))
+        for files in _parted(list(named), known)
+    ]
+
+
+def _parted(files: list[str], known: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """The files in those groups that were partitions before and are whole, and all others as one."""
+    left, found = dict.fromkeys(files), []
+    for group in known:
+        if all(file in left for file in group):
+            found.append(list(group))
+            for file in group:
+                del left[file]
+    return [*found, list(left)] if left else found
 
 
 def _digest(source: Source, fs: Any, path: str, found: list[File]) -> str:

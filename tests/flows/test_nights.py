@@ -170,7 +170,7 @@ def test_kept_centroids_stay_and_drift_is_told(local_root: str) -> None:
 
 
 def test_drifted_centroids_are_fitted_anew_once(local_root: str) -> None:
-    clustered = Clustered(local_root, refit="on_drift")
+    clustered = Clustered(local_root, refit="on_drift", max_drift=0.3)
     (first, _), (second, run) = clustered.after(1), clustered.after(1, 1)
     assert second.centroids != first.centroids and len(run.remarks) == 1
     third, again = clustered.after(1, 1)

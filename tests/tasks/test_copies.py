@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
+from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import copies, neighbours, schemas
 from lvd.tasks.fates import Decision, Fates
@@ -63,7 +64,8 @@ class Case:
         target = StageDir(root=self.root, stage=name, fingerprint=f"{k}-{floor}")
         options = {"min_similarity": floor, "k": k, "device": "cpu", "is_pool": references is None}
         planned = target.planned(len(self.descriptors))
-        asked = (planted.series(self.descriptors), planted.series(references) if references else None)
+        others = Series.of([]) if references == [] else references and planted.series(references)
+        asked = (planted.series(self.descriptors), others)
         return [neighbours.exact_shard.fn(*asked, ref, **options) for ref in planned]
 
     def decided(

@@ -409,3 +409,39 @@ def test_a_bucket_without_credentials_is_one_clear_line(kind: str, monkeypatch: 
     source = TypeAdapter(sources.Source).validate_python({"kind": kind, "path": "s3://nobodys-bucket/a/wat.paths.gz"})
     with pytest.raises(InputError, match=r"path must be readable, was 's3://nobodys-bucket.*credentials"):
         sources.partitions(source)
+
+
+@pytest.mark.parametrize("kind", ["folder of lists", "folder of archives", "list of archives", "folder of tars"])
+def test_what_is_new_beside_known_files_is_a_partition_of_its_own(tmp_path, kind):
+    folder = tmp_path / "crawl"
+    folder.mkdir()
+
+    def add(name):
+        if kind == "folder of lists":
+            write_list(folder / f"{name}.txt", [f"http://example.org/{name}.jpg"])
+        elif kind == "folder of tars":
+            with tarfile.open(folder / f"{name}.tar", "w") as tar:
+                tar.addfile(tarfile.TarInfo(f"{name}.jpg"))
+        else:
+            (folder / f"{name}.warc").write_bytes(b"")
+        if kind == "list of archives":
+            named = "".join(f"{path}\n" for path in sorted(folder.glob("*.warc")))
+            (tmp_path / "warc.paths").write_text(named)
+
+    def found(known=()):
+        path = str(tmp_path / "warc.paths" if kind == "list of archives" else folder)
+        source = {"folder of lists": Urls, "folder of tars": WebDataset}.get(kind, sources.Warc)(path=path)
+        return sources.partitions(source, known)
+
+    add("b")
+    add("d")
+    (first,) = found()
+    assert found([first.files]) == [first]
+    add("a")
+    add("c")
+    old, new = found([first.files])
+    assert old == first and [Path(file).stem for file in new.files] == ["a", "c"]
+    assert found([first.files, new.files]) == [old, new]
+    (whole,) = found()
+    assert sorted(whole.files) == sorted((*old.files, *new.files))
+    assert found([(*first.files, "gone")]) == [whole], "a partition that lost a file is no longer one"
