@@ -28,7 +28,10 @@ from lvd.infra.storage import Storage
 
 def chain(run: Run) -> Snapshot:
     """From the sources to the published dataset. Every arrow is a directory on storage."""
-    sources = content(run, download(run, crawl(run)))
+    listed = crawl(run)
+    if new := generations.num_new(run.recipe, listed.pool):
+        run.remark(f"new since the last run: {new} of {len(listed.pool.parts)} partitions of the pool")
+    sources = content(run, download(run, listed))
     measures, screened = screen(run, sources)
     unique = fingerprint(run, sources, measures, screened)
     survivors = copies(run, sources, unique)

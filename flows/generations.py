@@ -37,6 +37,12 @@ def ordered(recipe: Recipe, parts: list[Part]) -> Gathered:
     )
 
 
+def num_new(recipe: Recipe, pool: Gathered) -> int:
+    """The pool's partitions that no finished run has seen; 0 before there was one."""
+    known = {one["manifest"] for night in _read(recipe) for one in night}
+    return sum(part.manifest.directory not in known for part in pool.parts) if known else 0
+
+
 def keep(recipe: Recipe, pool: Gathered) -> None:
     """Remembers the generations, for the runs to come."""
     nights, parts = [], iter(pool.parts)
