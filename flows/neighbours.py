@@ -46,6 +46,7 @@ class Neighbours:
         self._floor = thresholds.edge_min_similarity
         self._bound = thresholds.min_similarity if references is None else thresholds.benchmark_min_similarity
         self._options = {"min_similarity": self._floor, "k": self._config.neighbors, "device": run.device}
+        self._recalls: dict[int, Recall] = {}  # of the generations that were certified
 
     def edges(self) -> Series:
         """The directories of the edges; their stage.json name the engine, and the recall of what is not exact."""
@@ -70,7 +71,7 @@ class Neighbours:
                 return call(search_stage.exact_shard, night, others, ref, **options)
 
             return self._to(night, others, ["exact"], None, len(night.shards()), comparing)
-        found, own = self._certified(number), self._cells(night)
+        found, own = self._recall(number), self._cells(night)
         options = {**self._options, "probes": found.probes}
         if others is None:
 
@@ -129,11 +130,15 @@ class Neighbours:
         probes = Series.of([work.target for work in works])
         return Cells(centroids=centroids, descriptors=of, probes=probes, is_pool=is_pool)
 
-    def _certified(self, number: int) -> Recall:
-        """How many probes find enough of a generation's pairs; as many as in the first one. Raises ShardError with the
-        numbers if they do not."""
+    def _recall(self, number: int) -> Recall:
+        """How many probes find enough of a generation's pairs: as many as in the first one."""
+        if number not in self._recalls:
+            self._recalls[number] = self._certified(number, self._recall(0).probes if number else None)
+        return self._recalls[number]
+
+    def _certified(self, number: int, probes: int | None) -> Recall:
+        """What so many probes find, or how many find enough. Raises ShardError with the numbers if they do not."""
         run, search, seed, device = self._run, self._config.search, self._run.recipe.seed, self._run.device
-        probes = self._certified(0).probes if number else None
         night, pool = self._nights[number], self._cells(self._pool.until(number + 1))
         asked = self._cells(night)
         if self._references is not None:
