@@ -54,7 +54,8 @@ def recipe(base: Path) -> Path:
 
 def images_of(root: Path, record: dict[str, Any], shards: dict[str, int]) -> int:
     """Images in the shards of the newest partition. Every stage that looks at single images computed those alone."""
-    stage, name = record["directories"]["download"][-1].split("/")
+    (pool,) = (collection for collection in record["collections"] if collection["role"] == "pool")
+    stage, name = pool["images"][-1].split("/")
     newest = StageDir(root=str(root), stage=stage, fingerprint=name).shards()
     expect(
         all(shards[stage] == len(newest) for stage in PER_IMAGE),
