@@ -24,7 +24,8 @@ from lvd.tasks.own_vectors import Synthetic, Vectors
 from lvd.tasks.sources import HuggingFace, Images, Urls, Warc, Wat, WebDataset
 
 Stage = Literal[
-    *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
+    *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish"),
+    "export",
 ]
 AnySource = Annotated[
     Urls | Warc | Wat | Images | WebDataset | HuggingFace | Vectors | Synthetic, Field(discriminator="kind")
