@@ -213,7 +213,7 @@ def export(run: Run, asked: Asked) -> StageDir:
     """The files of all shards; the directory that is returned lists them."""
     config, dataset = asked.config, asked.dataset
     groups = runs_of(dataset.shards())
-    order = run.target("order", asked.identity)
+    order = run.named("order", asked.identity)
 
     def ordering(ref: ShardRef) -> Call:
         return call(export_stage.order_shard, dataset, *groups[ref.index], ref, config)
@@ -221,7 +221,7 @@ def export(run: Run, asked: Asked) -> StageDir:
     run.complete("export", [Work(target=order, count=len(groups), call=ordering)])
     image_bytes = sum(notes["image_bytes"] for notes in order.account()["shard_notes"])
     each = config.images_per_shard(asked.images, image_bytes)
-    files = run.target("export", asked.identity)
+    files = run.named("export", asked.identity)
 
     def writing(ref: ShardRef) -> Call:
         first, stop = ref.index * each, min((ref.index + 1) * each, asked.images)

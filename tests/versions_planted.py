@@ -47,7 +47,7 @@ def row(number: int) -> dict[str, Any]:
         "role": "curated" if is_curated else "retrieved",
         "retrieved_for": [] if is_curated else ["birds", "cars"][: 1 + number % 2],
         "query_id": None if is_curated else planted.identity(number),
-        "similarity": None if is_curated else 0.5 + number / 100,
+        "similarity": None if is_curated else number / 64,
         "cluster_id": None if number < 10 else number,  # null in the first ones: what readers infer a type from
     }
 
