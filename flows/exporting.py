@@ -218,7 +218,7 @@ def export(run: Run, asked: Asked) -> StageDir:
     def ordering(ref: ShardRef) -> Call:
         return call(export_stage.order_shard, dataset, *groups[ref.index], ref, config)
 
-    run.complete("export", [Work(target=order, count=len(groups), call=ordering)])
+    run.complete("order", [Work(target=order, count=len(groups), call=ordering)])
     image_bytes = sum(notes["image_bytes"] for notes in order.account()["shard_notes"])
     each = config.images_per_shard(asked.images, image_bytes)
     files = run.named("export", asked.identity)

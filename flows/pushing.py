@@ -23,6 +23,7 @@ from lvd.infra.storage import Storage
 
 DATASET = "dataset"  # what the hub calls the kind of repository
 MAX_FILES = 20_000  # of one commit; the hub takes 25,000
+SMALL_BYTES = 10 << 20  # up to which a hub may take a file as a text, and not as large
 UPLOADED_AT_ONCE = 2 << 30  # bytes of an export on a bucket that lie here at a time, or one file
 
 
@@ -84,7 +85,7 @@ def upload(dataset: StageDir, storage: Storage, repo_id: str, api: Any, *, priva
         additions: list[Any] = []
         for group in groups(missing):
             with local(storage, [one["name"] for one in group]) as paths:
-                some = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in paths]
+                some = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=held(path)) for name, path in paths]
                 api.preupload_lfs_files(repo_id, additions=some, repo_type=DATASET)
                 additions += some
         stale = sorted(name for name in there if is_shard(name) and name not in {f["name"] for f in manifest["files"]})
@@ -137,6 +138,11 @@ def is_shard(name: str) -> bool:
     )
 
 
+def held(path: Path) -> str | bytes:
+    """The path, or the bytes of a file that the hub may take into the commit itself, when its copy here is gone."""
+    return path.read_bytes() if path.stat().st_size <= SMALL_BYTES else str(path)
+
+
 def groups(files: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Files of up to UPLOADED_AT_ONCE bytes together, or one."""
     some: list[dict[str, Any]] = []
@@ -167,26 +173,36 @@ def local(storage: Storage, names: list[str]) -> Iterator[list[tuple[str, Path]]
 def answered(repo_id: str) -> Iterator[None]:
     """Raises InputError, in one line, where the hub refuses what is inside, RetryableError where it does not answer."""
     import httpx
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     try:
         yield
-    except HFValidationError as error:
-        raise InputError(f"REPO_ID must be as name/dataset, was {repo_id!r}: {' '.join(str(error).split())}") from error
-    except LocalTokenNotFoundError as error:
-        raise InputError("the hub must know you: set HF_TOKEN, or log in with `hf auth login`") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        said = f"{status} {error.server_message or error.response.reason_phrase}"
-        if status in (401, 403):
-            raise InputError(
-                f"the hub must let you write {repo_id!r}, it said {said}: set HF_TOKEN to a token that may, "
-                "or log in with `hf auth login`"
-            ) from error
-        if 400 <= status < 500 and status != 429:
-            raise InputError(f"the hub must take what is pushed to {repo_id!r}, it said {said}") from error
-        raise RetryableError(f"the hub said {said}: push again, what it has stays there") from error
-    except httpx.HTTPError as error:
-        raise RetryableError(
-            f"the hub must answer, was asked in vain ({type(error).__name__}): push again, what it has stays there"
-        ) from error
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # uploads come wrapped in a RuntimeError
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        if (told := told_by_hub(cause, repo_id)) is None:
+            raise
+        raise told from error
+
+
+def told_by_hub(error: BaseException, repo_id: str) -> InputError | RetryableError | None:
+    """What an error of the hub's library says to the user, in one line; None if it is no such error."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    if isinstance(error, HFValidationError):
+        return InputError(f"REPO_ID must be as name/dataset, was {repo_id!r}: {' '.join(str(error).split())}")
+    if isinstance(error, LocalTokenNotFoundError):
+        return InputError("the hub must know you: set HF_TOKEN, or log in with `hf auth login`")
+    if not isinstance(error, HfHubHTTPError):
+        is_away = isinstance(error, httpx.HTTPError)
+        said = f"the hub must answer, was asked in vain ({type(error).__name__}): push again, what it has stays there"
+        return RetryableError(said) if is_away else None
+    status = error.response.status_code
+    said = f"{status} {' '.join((error.server_message or error.response.reason_phrase).split())}"
+    if status in (401, 403):
+        return InputError(
+            f"the hub must let you write {repo_id!r}, it said {said}: set HF_TOKEN to a token that may, "
+            "or log in with `hf auth login`"
+        )
+    if 400 <= status < 500 and status != 429:
+        return InputError(f"the hub must take what is pushed to {repo_id!r}, it said {said}")
+    return RetryableError(f"the hub said {said}: push again, what it has stays there")

@@ -25,6 +25,7 @@ from lvd.tasks.sources import HuggingFace, Images, Urls, Warc, Wat, WebDataset
 
 Stage = Literal[
     *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish"),
+    "order",
     "export",
 ]
 AnySource = Annotated[

@@ -111,6 +111,7 @@ def export_shard(
     with write_shard(target, SCHEMA, {"version": VERSION, **config.model_dump()}) as shard:
         for written in files.write(config.kind, config.chosen(read_schema(refs[0]).names), images):
             shard.keep(written)
+        shard.rows_in = len(rows)
         shard.notes["suffixes"] = dict(sorted(suffixes.items()))
     return target.model_copy(update={"rows": shard.kept.rows})
 

@@ -11,58 +11,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lvd.flows import dispatch, exporting, group
+from lvd.flows import exporting
 from lvd.flows.export_records import record, records, without_user
-from lvd.flows.exporting import ask, asked_config, claim, close, compute_of, is_finished, runs_of, version_at
-from lvd.flows.recipe import parse
-from lvd.flows.run import Run
+from lvd.flows.exporting import ask, asked_config, compute_of, runs_of, version_at
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir
 from lvd.infra.storage import Storage
 from lvd.tasks import export as export_stage
 from lvd.tests import versions_planted
+from lvd.tests.exports import exported_here
 from lvd.tests.running import killed_runs, lvd
 
 KINDS = ("webdataset", "imagefolder", "parquet")
 TOTAL = sum(versions_planted.SHARDS)
-
-
-class Done:
-    """A future that is done, as Prefect's."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def result(self, raise_on_failure: bool = True) -> Any:
-        return self._value
-
-    def add_done_callback(self, callback: Any) -> None:
-        callback(self)
-
-
-def submitted(own: group.Group, stage: str) -> Done:
-    """Computes a group here and now, as Prefect's task runner would."""
-    try:
-        return Done(group.compute.fn(own))
-    except group.SomeFailed as error:
-        return Done(error)
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Exports without Prefect's server: the same works, the same files."""
-    monkeypatch.setattr(dispatch, "_submitted", submitted)
-
-    def export(root: str, out: str, config: export_stage.Config, version: str | None = None) -> dict[str, int]:
-        asked = ask(root, out, config, version)
-        storage, work = Storage(asked.out), Storage(f"{asked.out}/{exporting.WORK}")
-        run = Run(parse({"name": "export", "root": work.root, "compute": {"cpu_workers": 2, "gpus": 0}}))
-        if not is_finished(asked, storage):
-            claim(asked, storage, work)
-            close(asked, storage, exporting.export.__wrapped__(run, asked))
-        return run.computed
-
-    return export
 
 
 def exported(folder: Path, kind: str) -> list[tuple[str, bytes, dict[str, Any]]]:
@@ -88,12 +49,10 @@ def exported(folder: Path, kind: str) -> list[tuple[str, bytes, dict[str, Any]]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_image_is_there_once_with_its_bytes_and_columns(
-    root: str, tmp_path: Path, in_process: Any, kind: str
-) -> None:
+def test_every_image_is_there_once_with_its_bytes_and_columns(root: str, tmp_path: Path, kind: str) -> None:
     rows = {row["image_id"]: row for row in versions_planted.published(root)}
     out = f"{root}-out"
-    in_process(root, out, export_stage.Config(kind=kind, shard_images=5, seed=2))
+    exported_here(root, out, export_stage.Config(kind=kind, shard_images=5, seed=2))
     storage, folder = Storage(out), tmp_path / "copy"
     if not storage.is_local:
         storage.fs.get(storage.path, str(folder), recursive=True)
@@ -130,10 +89,10 @@ def opened(kind: str, out: Path, cache: Path) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore")  # of the loaders
-def test_datasets_opens_it(local_root: str, tmp_path: Path, in_process: Any, kind: str) -> None:
+def test_datasets_opens_it(local_root: str, tmp_path: Path, kind: str) -> None:
     rows = {row["image_id"]: row for row in versions_planted.published(local_root)}
     out = tmp_path / "out"
-    in_process(local_root, str(out), export_stage.Config(kind=kind, shard_images=9))
+    exported_here(local_root, str(out), export_stage.Config(kind=kind, shard_images=9))
     found = opened(kind, out, tmp_path / "cache")
     assert len(found) == TOTAL
     for one in found:
@@ -144,24 +103,22 @@ def test_datasets_opens_it(local_root: str, tmp_path: Path, in_process: Any, kin
         assert columns["cluster_id"] == row["cluster_id"] and columns["retrieved_for"] == row["retrieved_for"]
 
 
-def test_torchvision_opens_the_image_folder(local_root: str, tmp_path: Path, in_process: Any) -> None:
+def test_torchvision_opens_the_image_folder(local_root: str, tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
     versions_planted.published(local_root)
-    in_process(local_root, str(tmp_path / "out"), export_stage.Config(kind="imagefolder", shard_images=9))
+    exported_here(local_root, str(tmp_path / "out"), export_stage.Config(kind="imagefolder", shard_images=9))
     found = ImageFolder(str(tmp_path / "out/train"))
     assert len(found) == TOTAL and found.classes == ["birds", "curated"]
 
 
-def test_a_seed_gives_the_same_bytes_and_another_one_another_order(
-    local_root: str, tmp_path: Path, in_process: Any
-) -> None:
+def test_a_seed_gives_the_same_bytes_and_another_one_another_order(local_root: str, tmp_path: Path) -> None:
     rows = versions_planted.published(local_root)
     orders = {}
     for name, said in {
         "a": {"seed": 1}, "again": {"seed": 1}, "b": {"seed": 2}, "plain": {"shuffle": False},
     }.items():  # fmt: skip
-        in_process(local_root, str(tmp_path / name), export_stage.Config(kind="webdataset", shard_images=10, **said))
+        exported_here(local_root, str(tmp_path / name), export_stage.Config(kind="webdataset", shard_images=10, **said))
         orders[name] = [image_id for image_id, *_ in exported(tmp_path / name, "webdataset")]
     files = [versions_planted.files_below(tmp_path / name) for name in ("a", "again")]
     mine = [{name: data for name, data in one.items() if not name.startswith(".")} for one in files]
@@ -170,10 +127,10 @@ def test_a_seed_gives_the_same_bytes_and_another_one_another_order(
     assert orders["plain"] == [row["image_id"] for row in rows]
 
 
-def test_what_is_written_is_not_written_again(local_root: str, tmp_path: Path, in_process: Any) -> None:
+def test_what_is_written_is_not_written_again(local_root: str, tmp_path: Path) -> None:
     versions_planted.published(local_root)
     out, config = tmp_path / "out", export_stage.Config(kind="webdataset", shard_images=6)
-    assert in_process(local_root, str(out), config) == {"order": 1, "export": 4}
+    assert exported_here(local_root, str(out), config) == {"order": 1, "export": 4}
     whole = versions_planted.files_below(out)
     work = StageDir(
         root=str(out / ".lvd"), stage="export", fingerprint=ask(local_root, str(out), config, None).identity
@@ -184,22 +141,22 @@ def test_what_is_written_is_not_written_again(local_root: str, tmp_path: Path, i
     for name in ("lvd-000002.tar", exporting.MANIFEST, exporting.SUMS):
         (out / name).unlink()
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
-    assert in_process(local_root, str(out), config) == {"order": 0, "export": 1}
+    assert exported_here(local_root, str(out), config) == {"order": 0, "export": 1}
     again = versions_planted.files_below(out)
     assert {n: d for n, d in again.items() if not n.startswith(".")} == {
         n: d for n, d in whole.items() if not n.startswith(".")
     }
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
-    assert in_process(local_root, str(out), config) == {}
+    assert exported_here(local_root, str(out), config) == {}
     (out / "lvd-000001.tar").unlink()
     with pytest.raises(InputError, match=r"lvd-000001\.tar is gone"):
-        in_process(local_root, str(out), config)
+        exported_here(local_root, str(out), config)
 
 
-def test_what_cannot_be_exported_is_refused_in_one_line(local_root: str, tmp_path: Path, in_process: Any) -> None:
+def test_what_cannot_be_exported_is_refused_in_one_line(local_root: str, tmp_path: Path) -> None:
     versions_planted.published(local_root)
     config = export_stage.Config(kind="parquet")
-    in_process(local_root, str(tmp_path / "out"), config)
+    exported_here(local_root, str(tmp_path / "out"), config)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     (tmp_path / "file").write_text("a file")
@@ -213,7 +170,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(local_root: str, tmp_pat
         ("", config, "outside of the root"),
     ):
         with pytest.raises(InputError, match=said) as error:
-            in_process(local_root, str(tmp_path / out), asked)
+            exported_here(local_root, str(tmp_path / out), asked)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=r"--version must be one of v1, was 'v7'"):
         version_at(local_root, "v7")
@@ -228,7 +185,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(local_root: str, tmp_pat
     assert compute_of(("compute.cpu_workers=2",)) == {"cpu_workers": 2}
 
 
-def test_a_version_without_images_is_exported_as_parquet_only(local_root: str, tmp_path: Path, in_process: Any) -> None:
+def test_a_version_without_images_is_exported_as_parquet_only(local_root: str, tmp_path: Path) -> None:
     import pyarrow as pa
 
     from lvd.infra.shards import commit, write_shard
@@ -243,7 +200,7 @@ def test_a_version_without_images_is_exported_as_parquet_only(local_root: str, t
     Storage(local_root).write_json("curated/latest.json", {"version": "v1"})
     with pytest.raises(InputError, match="must be parquet for a version without images"):
         ask(local_root, str(tmp_path / "out"), export_stage.Config(kind="webdataset"), None)
-    in_process(local_root, str(tmp_path / "out"), export_stage.Config(kind="parquet", shard_images=4))
+    exported_here(local_root, str(tmp_path / "out"), export_stage.Config(kind="parquet", shard_images=4))
     tables = [pq.read_table(path) for path in sorted((tmp_path / "out/data").iterdir())]
     assert [len(table) for table in tables] == [4, 4, 2]
     names = pa.concat_tables(tables)["image_id"].to_pylist()
