@@ -61,7 +61,7 @@ def push(
     out = export or str(own)
     if not Storage(out).exists(MANIFEST):
         with answered(repo_id):
-            api.create_repo(repo_id, repo_type=DATASET, private=private, exist_ok=True)  # before hours of work
+            api.create_repo(repo_id, repo_type=DATASET, private=private or None, exist_ok=True)  # before hours of work
         export_version(root, out, asked_config(kind="parquet"), version=dataset.fingerprint, settings=settings)
     pushed = upload(dataset, Storage(out), repo_id, api, private=private)
     if export is None:
@@ -78,7 +78,7 @@ def upload(dataset: StageDir, storage: Storage, repo_id: str, api: Any, *, priva
     place = f"{api.endpoint}/datasets/{repo_id}"
     said = {name: manifest[name] for name in ("kind", "identity", "seed", "shuffle", "images")}
     with answered(repo_id):
-        api.create_repo(repo_id, repo_type=DATASET, private=private, exist_ok=True)
+        api.create_repo(repo_id, repo_type=DATASET, private=private or None, exist_ok=True)
         record(dataset, place, said)
         there = contents(api, repo_id)
         missing = [one for one in manifest["files"] if there.get(one["name"]) != one["sha256"]]
@@ -172,11 +172,11 @@ def local(storage: Storage, names: list[str]) -> Iterator[list[tuple[str, Path]]
 @contextmanager
 def answered(repo_id: str) -> Iterator[None]:
     """Raises InputError, in one line, where the hub refuses what is inside, RetryableError where it does not answer."""
-    import httpx
+    from huggingface_hub.errors import HTTPError  # of the library that it asks with
 
     try:
         yield
-    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # uploads come wrapped in a RuntimeError
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # uploads come wrapped in a RuntimeError
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         if (told := told_by_hub(cause, repo_id)) is None:
             raise
@@ -185,15 +185,14 @@ def answered(repo_id: str) -> Iterator[None]:
 
 def told_by_hub(error: BaseException, repo_id: str) -> InputError | RetryableError | None:
     """What an error of the hub's library says to the user, in one line; None if it is no such error."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 
     if isinstance(error, HFValidationError):
         return InputError(f"REPO_ID must be as name/dataset, was {repo_id!r}: {' '.join(str(error).split())}")
     if isinstance(error, LocalTokenNotFoundError):
         return InputError("the hub must know you: set HF_TOKEN, or log in with `hf auth login`")
     if not isinstance(error, HfHubHTTPError):
-        is_away = isinstance(error, httpx.HTTPError)
+        is_away = isinstance(error, HTTPError)
         said = f"the hub must answer, was asked in vain ({type(error).__name__}): push again, what it has stays there"
         return RetryableError(said) if is_away else None
     status = error.response.status_code

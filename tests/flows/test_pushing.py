@@ -51,7 +51,7 @@ def test_the_hub_holds_the_export_and_its_card_and_nothing_is_sent_twice(
     storage = Storage(out)
     names = [*(f"data/train-{n:05d}-of-00003.parquet" for n in range(3)), "README.md", "SHA256SUMS", "export.json"]
     assert {name: data for name, (data, _) in hub.files.items()} == {name: storage.read_bytes(name) for name in names}
-    assert hub.repos["me/set"]["private"] is True and len(hub.commits) == 1
+    assert hub.repos["me/set"]["visibility"] == "private" and len(hub.commits) == 1
     head = yaml.safe_load(hub.files["README.md"][0].split(b"---\n")[1])
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
     again = push(root, "me/set", export=out, api=api_of(hub))
