@@ -22,18 +22,29 @@ def record(dataset: StageDir, out: str, said: dict[str, Any], *, is_finished: bo
 
     Raises InputError if the root cannot be written.
     """
-    storage, place = dataset.storage, without_user(out)
-    version = dataset.fingerprint
-    name = f"{FOLDER}/{version}-{said['kind']}-{fingerprint(said['identity'], place)[:12]}.json"
+    storage, place, name = dataset.storage, without_user(out), name_of(dataset, out, said)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
         before = storage.read_json(name) if storage.exists(name) else {"begun_at": now, "finished_at": None}
         finished = before["finished_at"] or (now if is_finished else None)
-        storage.write_json(name, {**before, **said, "version": version, "out": place, "finished_at": finished})
+        storage.write_json(
+            name, {**before, **said, "version": dataset.fingerprint, "out": place, "finished_at": finished}
+        )
     except storage.errors as error:
         raise InputError(
             f"root must be a place that can be written, as exports are recorded there, was {storage.root!r}: {error}"
         ) from error
+
+
+def remove(dataset: StageDir, out: str, said: dict[str, Any]) -> None:
+    """Takes away the record of an export that is gone from that place."""
+    dataset.storage.remove(name_of(dataset, out, said))
+
+
+def name_of(dataset: StageDir, out: str, said: dict[str, Any]) -> str:
+    """The record's name. said: with `kind` and `identity`."""
+    place = fingerprint(said["identity"], without_user(out))[:12]
+    return f"{FOLDER}/{dataset.fingerprint}-{said['kind']}-{place}.json"
 
 
 def without_user(uri: str) -> str:

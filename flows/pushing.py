@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lvd.flows.export_records import record
+from lvd.flows.export_records import record, remove
 from lvd.flows.exporting import CARD, MANIFEST, SUMS, asked_config, export_version, version_at
 from lvd.infra.errors import InputError, RetryableError, ShardError
 from lvd.infra.shards import StageDir, fingerprint
@@ -65,6 +65,7 @@ def push(
         export_version(root, out, asked_config(kind="parquet"), version=dataset.fingerprint, settings=settings)
     pushed = upload(dataset, Storage(out), repo_id, api, private=private)
     if export is None:
+        remove(dataset, out, Storage(out).read_json(MANIFEST))
         shutil.rmtree(own)
     return pushed
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import yaml
 from pydantic import BaseModel
 
-from lvd.tasks.card import size_category, table
+from lvd.tasks.card import COLUMNS, size_category, table
 from lvd.tasks.layouts import DATA_FILES, SPLIT, Kind
 from lvd.tasks.report import size
 
@@ -62,7 +62,7 @@ def render(card: str, made: Made, columns: list[pa.Field]) -> str:
     head["configs"] = [{"config_name": "default", "data_files": data_files}]
     if made.kind == "webdataset":
         head["dataset_info"] = {"features": webdataset_features(columns, made.suffixes)}
-    body = card[match.end() :] if match else card
+    body = _of_the_export(card[match.end() :] if match else card, {field.name for field in columns})
     use = USES[made.kind].format(last=made.shards - 1, suffixes=";".join(made.suffixes))
     if not made.suffixes:
         use = use.replace('\nimages[0]["image"]  # a PIL image', "")
@@ -71,6 +71,13 @@ def render(card: str, made: Made, columns: list[pa.Field]) -> str:
         body = f"{body.rstrip()}\n\n## Use\n\n{use}\n"
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n{body.rstrip()}\n\n{_files(made)}\n"
+
+
+def _of_the_export(body: str, columns: set[str]) -> str:
+    """The text without what only the version's own folder has: columns that are not exported, and the ledger."""
+    gone = tuple(f"| `{name}` |" for name in COLUMNS if name not in {*columns, "image"})
+    lines = [line for line in body.split("\n") if not line.startswith(gone)]
+    return "\n".join(lines).replace("the folder `ledger` has a row", "the folder `ledger` of the version has a row")
 
 
 def _files(made: Made) -> str:

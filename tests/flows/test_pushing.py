@@ -133,6 +133,21 @@ def test_an_image_folder_is_not_for_a_hub(local_root: str, hub: hubs.Hub, tmp_pa
         push(local_root, "me/set", export=str(tmp_path / "out"), api=api_of(hub))
 
 
+def test_a_temporary_export_leaves_nothing_behind(
+    local_root: str, hub: hubs.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions_planted.published(local_root)
+    monkeypatch.setattr(pushing.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+
+    def export(root: str, out: str, config: export_stage.Config, *, version: str, settings: tuple[str, ...]) -> None:
+        exported_here(root, out, config, version)
+
+    monkeypatch.setattr(pushing, "export_version", export)
+    assert push(local_root, "me/set", api=api_of(hub)).uploaded == 1
+    assert list((tmp_path / "temporary/lvd").iterdir()) == []
+    assert [one["out"] for one in records(local_root)] == [f"{hub.endpoint}/datasets/me/set"]
+
+
 def test_files_go_together_up_to_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushing, "UPLOADED_AT_ONCE", 10)
     files = [{"name": str(n), "bytes": n} for n in (4, 6, 1, 30, 2, 2)]
