@@ -23,7 +23,7 @@ def show_push(pushed: Pushed) -> None:
     """What was sent, and where it is."""
     removed = f", {pushed.removed:,} of an earlier push removed" if pushed.removed else ""
     console.print(
-        f"{pushed.version}: {pushed.images:,} images {size(pushed.num_bytes)}; "
+        f"{pushed.version}: {pushed.images:,} images, {size(pushed.num_bytes)}; "
         f"{pushed.uploaded:,} of {pushed.files:,} files sent, the rest was there{removed}"
     )
     console.print(f"hub      {escape(pushed.url)}")

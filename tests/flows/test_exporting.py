@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import random
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -20,7 +20,7 @@ from lvd.infra.storage import Storage
 from lvd.tasks import export as export_stage
 from lvd.tests import versions_planted
 from lvd.tests.exports import exported_here
-from lvd.tests.running import killed_runs, lvd
+from lvd.tests.running import LVD, environment, lvd, wait_until
 
 KINDS = ("webdataset", "imagefolder", "parquet")
 TOTAL = sum(versions_planted.SHARDS)
@@ -228,14 +228,27 @@ def test_the_root_knows_its_exports_and_no_password(local_root: str) -> None:
     assert without_user("C:/me@home") == "C:/me@home"
 
 
+def written(out: Path) -> int:
+    """Shards that a running export has done."""
+    return len(list(out.glob(f"{exporting.WORK}/export/*/data-*.arrow")))
+
+
 def test_killed_and_started_again_the_command_gives_the_same_files(local_root: str, tmp_path: Path) -> None:
     versions_planted.published(local_root, shards=(400, 300))
     exported_here(local_root, str(tmp_path / "whole"), export_stage.Config(kind="imagefolder", shard_images=20))
     args = ("export", local_root, "--to", "imagefolder", "--shard-images", "20", "--set", "compute.cpu_workers=1")
     out = ("--out", str(tmp_path / "out"))
-    killed_runs(*args, *out, home=tmp_path / "prefect", kills=2, longest_s=10, rng=random.Random(1))
+    command = [str(LVD), *args, *out]
+    with subprocess.Popen(
+        command, env=environment(tmp_path / "prefect"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_until(lambda: written(tmp_path / "out") or process.poll() is not None, 300, "a shard is written")
+        process.kill()
+    before = written(tmp_path / "out")
+    assert process.returncode == -signal.SIGKILL and 0 < before < 35
     again = lvd(*args, *out, home=tmp_path / "prefect")
     assert again.returncode == 0, again.stderr[-4000:]
+    assert f"wrote {35 - before} shards" in again.stdout
     assert not (tmp_path / "out/.lvd").exists() and not (tmp_path / "out/.tmp").exists()
     found, expected = (versions_planted.files_below(tmp_path / name) for name in ("out", "whole"))
     assert found == {name: data for name, data in expected.items() if not name.startswith(".")}
