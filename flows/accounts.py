@@ -63,24 +63,34 @@ ORDER = (
 
 
 def collections(
-    sources: Sources, included: set[str], kept: Counter[str], per_reference: dict[str, int]
+    sources: Sources,
+    included: set[str],
+    kept: Counter[str],
+    per_reference: dict[str, int],
+    domains: dict[str, set[str]],
 ) -> tuple[report.Collection, ...]:
     """The sources of the pool, the benchmarks and the curated collections.
 
-    kept: directory of images → published images; included: the curated collections that are published.
+    kept: directory of images → published images, domains: → theirs; included: the curated collections that are
+    published.
     """
     found: list[report.Collection] = []
     for source in dict.fromkeys(part.partition.source for part in sources.pool.parts):
         parts = tuple(part for part in sources.pool.parts if part.partition.source == source)
-        found.append(_collection("pool", source.source or source.path.rstrip("/").rsplit("/", 1)[-1], parts, kept))
+        found.append(
+            _collection("pool", source.source or source.path.rstrip("/").rsplit("/", 1)[-1], parts, kept, domains)
+        )
     for gathered in sources.references:
         published = kept if gathered.name in included else None
-        line = _collection(gathered.role, gathered.name, gathered.parts, published)
+        line = _collection(gathered.role, gathered.name, gathered.parts, published, domains)
         found.append(line.model_copy(update={"dropped_for_it": per_reference.get(gathered.name)}))
     return tuple(found)
 
 
-def _collection(role: str, name: str, parts: tuple[Part, ...], kept: Counter[str] | None) -> report.Collection:
+def _collection(
+    role: str, name: str, parts: tuple[Part, ...], kept: Counter[str] | None, domains: dict[str, set[str]]
+) -> report.Collection:
+    whose = [part.images.directory for part in parts]
     return report.Collection(
         role=role,
         name=name,
@@ -88,7 +98,8 @@ def _collection(role: str, name: str, parts: tuple[Part, ...], kept: Counter[str
         path=parts[0].partition.source.path,
         listed=sum(part.manifest.account()["rows_in"] for part in parts),
         fetched=sum(part.images.account()["rows"] for part in parts),
-        kept=None if kept is None else sum(kept[part.images.directory] for part in parts),
+        kept=None if kept is None else sum(kept[directory] for directory in whose),
+        domains=None if kept is None else len(set().union(*(domains.get(directory, ()) for directory in whose))),
     )
 
 

@@ -24,7 +24,9 @@ from lvd.tasks.own_vectors import Synthetic, Vectors
 from lvd.tasks.sources import HuggingFace, Images, Urls, Warc, Wat, WebDataset
 
 Stage = Literal[
-    *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
+    *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish"),
+    "order",
+    "export",
 ]
 AnySource = Annotated[
     Urls | Warc | Wat | Images | WebDataset | HuggingFace | Vectors | Synthetic, Field(discriminator="kind")

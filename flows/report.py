@@ -53,6 +53,7 @@ class Survey:
         self.profile = tallies.Profile()
         self.groups = Groups(tuple(sheets.GROUPS_EACH))
         self.kept: Counter[str] = Counter()  # directory of images → published
+        self.domains: dict[str, set[str]] = {}  # directory of images → domains of what is published of it
         self.ended = Reservoir(sheets.SAMPLE_SIZE, rng(run, 1))
         for gathered in (*(g for g in sources.curated if g.name in self.included), sources.pool):
             images, is_pool = gathered.images(), gathered.role == "pool"
@@ -60,6 +61,7 @@ class Survey:
             for ref, table in tallies.with_fates(images, mine):
                 self.profile.add(table, is_pool=is_pool)
                 self.kept[ref.directory] += pc.sum(pc.equal(table["state"], "kept")).as_py() or 0
+                tallies.add_domains(self.domains.setdefault(ref.directory, set()), table)
                 if is_pool:
                     self.groups.add(table)
                     self.ended.offer(table["reason"].to_numpy(), table.select(["row", "score"]))
@@ -105,7 +107,9 @@ def gather(
         searches=copying.searches(account["notes"]),
         decontamination=sheets.decontamination(sources, survey.groups),
         thresholds=thresholds(run, account["notes"]),
-        collections=accounts.collections(sources, survey.included, survey.kept, account["notes"]["per_reference"]),
+        collections=accounts.collections(
+            sources, survey.included, survey.kept, account["notes"]["per_reference"], survey.domains
+        ),
         retrievals=sheets.retrievals(sources, matches),
         overlaps=tallies.overlaps({name: found.shards() for name, found in matches.by_collection.items()}),
         cluster_figures=report.cluster_figures(sizes, iterations),

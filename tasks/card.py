@@ -114,9 +114,11 @@ images[0]["image"]  # a PIL image
 def _sources(facts: Facts) -> str:
     lines = []
     for c in facts.collections:
-        published = "–" if c.kept is None else f"{c.kept:,}"
-        lines.append([c.role, c.name, c.kind, f"{c.listed:,}", f"{c.fetched:,}", published])
-    made = table(["role", "name", "kind", "candidates", "fetched", "published"], lines, numbers=3)
+        counts = [f"{c.listed:,}", f"{c.fetched:,}", *("–" if n is None else f"{n:,}" for n in (c.kept, c.domains))]
+        lines.append([c.role, c.name, c.kind, *counts, "not recorded" if c.kept else "–"])
+    head = ["role", "name", "kind", "candidates", "fetched", "published", "domains", "licence as found"]
+    made = table(head, lines, right=(3, 4, 5, 6))
+    made += "\n\nDomains are those of the published images' URLs; files of a folder have none."
     retrieved = [[name, _policy(facts, name), f"{n:,}"] for name, n in facts.retrieved_for.items()]
     if not retrieved:
         return f"## Sources\n\n{made}\n\nNothing was retrieved for a curated collection."
@@ -216,7 +218,10 @@ def _limits(facts: Facts) -> str:
     return f"""## Limits
 
 {_content(facts)}
-- **Not checked for rights**: no licence of a single image was read; `url` and `key` say where it came from.
+- **Not checked for rights**: no licence of a single image was read or recorded, by no source; `url` and `key` say
+  where it came from, and who has rights in it must be asked there.
+- **A picture of its day**: pages change and vanish, and people ask for images to go; a copy does not follow, so look
+  for a newer version.
 - {cleared} Mirrored and strongly cropped copies may be left.
 - Included curated images are published as they came: not screened, not deduplicated beyond equal bytes, and not
   compared with the benchmarks.

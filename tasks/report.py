@@ -146,6 +146,7 @@ class Collection(BaseModel, frozen=True):
     listed: int
     fetched: int
     kept: int | None = None  # None if it is not published
+    domains: int | None = None  # of what is published of it, up to tallies.MAX_DOMAINS; None if it is not published
     dropped_for_it: int | None = None  # pool images that went because they copy an image of it; None if not compared
 
 

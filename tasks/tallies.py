@@ -78,6 +78,12 @@ def most_common(counts: Counter[str], limit: int = MAX_DOMAINS) -> Counter[str]:
     return counts if len(counts) <= 2 * limit else Counter(dict(counts.most_common(limit)))
 
 
+def add_domains(domains: set[str], table: pa.Table) -> None:
+    """Adds the domains of the published images, up to MAX_DOMAINS. table: as `with_fates` gives it."""
+    kept = pc.unique(table.filter(pc.equal(table["state"], "kept"))["domain"]).drop_null()
+    domains.update(kept.slice(0, max(0, MAX_DOMAINS - len(domains))).to_pylist())
+
+
 def faces_blurred(dataset: list[ShardRef]) -> int:
     """Faces that were blurred in the published images."""
     return sum(pc.sum(read_table(ref, ["faces_blurred"])["faces_blurred"]).as_py() or 0 for ref in dataset)

@@ -19,7 +19,9 @@ FACTS = card.Facts(
     ),
     losses=(Loss(stage="retrieve", state="dropped", reason="not_retrieved", count=5),),
     collections=(
-        Collection(role="pool", name="web | <b>", kind="urls", path="/secret/place", listed=8, fetched=8, kept=3),
+        Collection(
+            role="pool", name="web | <b>", kind="urls", path="/secret/place", listed=8, fetched=8, kept=3, domains=2
+        ),
         Collection(role="benchmark", name="tests", kind="images", path="/x", listed=4, fetched=4, dropped_for_it=1),
         Collection(role="curated", name="cub", kind="images", path="/x", listed=2, fetched=2, kept=2, dropped_for_it=0),
     ),
@@ -77,7 +79,8 @@ def test_every_column_is_described() -> None:
 
 def test_rows_of_the_tables_are_whole_whatever_is_in_them() -> None:
     text = card.render(FACTS)
-    assert "| pool | web \\| &lt;b&gt; | urls | 8 | 8 | 3 |" in text
+    assert "| pool | web \\| &lt;b&gt; | urls | 8 | 8 | 3 | 2 | not recorded |" in text
+    assert "| benchmark | tests | images | 4 | 4 | – | – | – |" in text  # nothing of it is published
     assert "| cub | 4 nearest of every image (collisions: refill) | 3 |" in text
     assert "| sum | 10 | 100% |" in text
     assert "/secret/place" not in text

@@ -160,3 +160,14 @@ def test_rejects_are_sampled_by_reason(local_root: str) -> None:
     assert sample.names() == ["http_404", "http_405"]
     for reason in sample.names():
         assert len(sample.rows(reason)) == 3 and {row["reason"] for row in sample.rows(reason)} == {reason}
+
+
+def test_domains_of_the_published_images_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"state": ["kept", "dropped", "kept", "kept"], "domain": ["a", "b", None, "c"]})
+    domains: set[str] = set()
+    tallies.add_domains(domains, table)
+    tallies.add_domains(domains, table)
+    assert domains == {"a", "c"}
+    monkeypatch.setattr(tallies, "MAX_DOMAINS", 3)
+    tallies.add_domains(domains, pa.table({"state": ["kept"] * 3, "domain": ["d", "e", "f"]}))
+    assert len(domains) == 3
