@@ -4,17 +4,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
 from lvd.flows import dispatch, pool
+from lvd.flows.alerts import Alert
 from lvd.flows.group import Call, Outcome
 from lvd.flows.progress import Progress, Unseen
 from lvd.flows.recipe import Recipe
 from lvd.infra.errors import InputError, ShardError
 from lvd.infra.shards import ShardRef, StageDir, commit, fingerprint
 from lvd.infra.storage import Storage
+
+if TYPE_CHECKING:
+    from lvd.flows.observing import Observer
 
 
 class NotComplete(Exception):
@@ -49,12 +53,20 @@ class Run:
         self.computed: dict[str, int] = {}  # stage → shards computed now
         self.directories: dict[str, list[str]] = {}  # stage → its directories
         self.started = time.time()
+        self.stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.started))  # its id begins with it
         self._progress = progress or Unseen()
 
     @cached_property
     def device(self) -> str:
         """The kind of device, decided once: the nodes of a cluster come and go."""
         return pool.device(self.recipe.compute)
+
+    @cached_property
+    def observer(self) -> "Observer":
+        """What tells of this run, to Prefect and in metrics."""
+        from lvd.flows.observing import Observer
+
+        return Observer(self)
 
     def target(self, stage: str, *parts: Any) -> StageDir:
         return self.named(stage, fingerprint(stage, *parts))
@@ -133,3 +145,4 @@ class Snapshot(BaseModel, frozen=True):
     candidates: int
     computed: dict[str, int]
     seconds: float = Field(ge=0)
+    alerts: tuple[Alert, ...] = ()  # what is unusual about it
