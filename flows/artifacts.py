@@ -21,6 +21,13 @@ def leave_artifacts(run: Run, stage: str, before: dict[str, int]) -> None:
             create_link_artifact(key=f"{key}-output", link=link(run.storage.uri(directory)), link_text=directory)
 
 
+def leave_report(uri: str) -> None:
+    """A link from the run's page to the report of what it published."""
+    from prefect.artifacts import create_link_artifact
+
+    create_link_artifact(key="report", link=uri, link_text=uri.rsplit("/", 2)[-2], description="The report")
+
+
 def counts(run: Run, directory: str) -> dict[str, Any]:
     """One row of the table: rows in and out, reasons, and what it cost."""
     stage, name = directory.rsplit("/", 1)

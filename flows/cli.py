@@ -1,5 +1,6 @@
 """`lvd …`: the command line. Exit codes: 0 done; 2 the user must act (one line); 1 a defect."""
 
+import json
 import os
 import sys
 from typing import Annotated
@@ -8,6 +9,7 @@ import typer
 
 from lvd.flows.server import ServerAway
 from lvd.infra.errors import InputError, RetryableError, ShardError
+from lvd.infra.logs import FORMAT_VARIABLE, last_words, log_format, log_to_stderr
 
 app = typer.Typer(
     help="From a web crawl and a few curated image collections to a training set, the way LVD-142M was made.",
@@ -37,17 +39,17 @@ def main() -> None:
     try:
         app()
     except ServerAway as error:
-        sys.stderr.write(f"lvd: {error}\n")
+        sys.stderr.write(last_words(str(error)))
         sys.stderr.flush()
         os._exit(1)  # else Prefect offers the server every event that is left, some seconds for each
     except InputError as error:
-        sys.stderr.write(f"lvd: {error}\n")
+        sys.stderr.write(last_words(str(error)))
         sys.exit(2)
     except (ShardError, RetryableError) as error:
-        sys.stderr.write(f"lvd: {error}\n")
+        sys.stderr.write(last_words(str(error)))
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.stderr.write("lvd: stopped; the same command goes on where it was\n")
+        sys.stderr.write(last_words("stopped; the same command goes on where it was"))
         sys.exit(130)
 
 
@@ -63,9 +65,21 @@ def demo(
 
 
 @app.command()
-def run(recipe: str, root: Root = None, settings: Settings = None) -> None:
+def run(
+    recipe: str,
+    root: Root = None,
+    settings: Settings = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", help="Of the lines on standard error: text or json; LVD_LOG_FORMAT.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="A .prom file for node_exporter, kept up to date; LVD_METRICS_FILE.")
+    ] = None,
+) -> None:
     """Curates by a recipe: a YAML file, or the name of one that comes with lvd."""
-    run_recipe(recipe, root, settings)
+    if log_format is not None:
+        os.environ[FORMAT_VARIABLE] = log_format
+    run_recipe(recipe, root, [*(settings or ()), *([f"metrics_file={json.dumps(metrics)}"] if metrics else ())])
 
 
 def run_recipe(recipe: str, root: str | None, settings: list[str] | None) -> None:
@@ -73,6 +87,7 @@ def run_recipe(recipe: str, root: str | None, settings: list[str] | None) -> Non
     from lvd.flows.recipe import load
     from lvd.flows.show import show_snapshot
 
+    log_format()
     parsed = load(recipe, root=root, settings=settings or ())
     from lvd.flows.curate import check, curate, look
     from lvd.flows.preflight import check_models, check_root
@@ -83,12 +98,15 @@ def run_recipe(recipe: str, root: str | None, settings: list[str] | None) -> Non
     snapshot = look(parsed)
     if snapshot is None:
         check(Run(parsed))
-        from lvd.flows.progress import log_lines
         from lvd.flows.server import prefect_server
 
-        log_lines()
+        log_to_stderr()
         with prefect_server():
             snapshot = Snapshot(**curate(recipe=recipe, root=root, settings=settings))
+    else:
+        from lvd.flows.observing import found_complete
+
+        found_complete(parsed)
     show_snapshot(snapshot)
 
 
@@ -127,6 +145,14 @@ def status(root: str) -> None:
 
 
 @app.command()
+def metrics(root: str) -> None:
+    """The metrics of a root as Prometheus reads them: of the last run, or of the one that is under way."""
+    from lvd.flows.observing import metrics_text
+
+    sys.stdout.write(metrics_text(root))
+
+
+@app.command()
 def why(key: str, root: Annotated[str, typer.Option("--root")] = "demo") -> None:
     """The fate of a URL, a source path or an image id: where it went, its score, because of which other image."""
     from lvd.flows.show import show_why
@@ -145,6 +171,25 @@ def find(
     from lvd.flows.show import show_findings
 
     show_findings(root, images, neighbours, as_json)
+
+
+@app.command()
+def explore(
+    root: str,
+    version: Annotated[str | None, typer.Option("--version", help="Such as v2; else the last one.")] = None,
+    sample: Annotated[
+        int, typer.Option("--sample", min=2, help="Images, drawn evenly; all if there are less.")
+    ] = 20_000,
+    export: Annotated[
+        str | None, typer.Option("--export", help="Writes the Parquet file for any explorer, and starts none.")
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=1024, max=65535, help="On 127.0.0.1.")] = 5055,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+) -> None:
+    """A map of the published set by its vectors, in Embedding Atlas: pictures, provenance, neighbours."""
+    from lvd.flows.show import show_explorer
+
+    show_explorer(root, version=version, sample=sample, export=export, port=port, seed=seed)
 
 
 @app.command()

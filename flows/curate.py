@@ -23,6 +23,7 @@ from lvd.flows.run import NotComplete, Run, Snapshot
 from lvd.flows.selection import embed, publish
 from lvd.flows.versions import Published, latest
 from lvd.infra.lease import lease
+from lvd.infra.logs import of_run
 from lvd.infra.storage import Storage
 
 
@@ -76,7 +77,7 @@ def execute(recipe: Recipe) -> Snapshot:
     with shown() as progress, lease(Storage(recipe.root)):
         run = Run(recipe, progress=progress)
         run.storage.remove_temporary()
-        with served(recipe), pool.cluster(recipe.compute):
+        with of_run(run.stamp), served(recipe), pool.cluster(recipe.compute), run.observer.watching():
             return chain_for(recipe)(run)
 
 
@@ -101,7 +102,7 @@ def close(run: Run, published: Published, reported: Callable[[dict[str, Any]], N
     reported: writes the report with what the run's record says.
     """
     result = Snapshot(
-        run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(run.started))}-{published.version}",
+        run_id=f"{run.stamp}-{published.version}",
         version=published.version,
         root=run.storage.root,
         curated=published.dataset.directory,
@@ -125,6 +126,7 @@ def close(run: Run, published: Published, reported: Callable[[dict[str, Any]], N
     }
     record["cost"] = [timing.model_dump() for timing in timings(run, record)]
     reported(record)
+    result = result.model_copy(update={"alerts": tuple(run.observer.run_ended(record))})
     name = f"runs/{result.run_id}.json"
     run.storage.write_json(name, record)
     run.storage.write_json(

@@ -76,7 +76,7 @@ def publish(
     run.complete("publish", [Work(target=chosen, count=1, call=choosing, inputs=inputs)])
     (picked,) = chosen.shards()
     included = [c.name for c in run.recipe.curated if c.include]
-    said = run.recipe.model_dump(mode="json", exclude={"root", "compute", "plan"})
+    said = run.recipe.model_dump(mode="json", exclude={"root", "compute", "plan", "alerts", "metrics_file"})
     version = versions.version_of(run, fingerprint("version", own_vectors.VERSION, chosen.directory, said))
     ledger, states, candidates = accounted(run, version, pieces, vectors, cells, picked, included)
     dataset = published(run, version, vectors, picked, included, inputs)

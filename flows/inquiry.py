@@ -11,7 +11,7 @@ from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir, read_batches, read_table
 from lvd.infra.storage import TEMPORARY, Storage
 
-NOT_STAGES = ("runs", "leases", "generations", "exports", TEMPORARY)
+NOT_STAGES = ("runs", "leases", "generations", "exports", "metrics", TEMPORARY)
 
 
 class Directory(BaseModel, frozen=True):

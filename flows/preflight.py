@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from lvd.flows import from_vectors, pool
+from lvd.flows import from_vectors, metrics, pool
 from lvd.flows.crawling import listed
 from lvd.flows.deduplication import copy_thresholds
 from lvd.flows.recipe import Recipe
@@ -20,6 +20,7 @@ def check(run: Run) -> None:
     check_models(run.recipe)
     check_published(run.recipe)
     check_root(run)
+    metrics.local_file(run.recipe.metrics_file)
     if run.recipe.has_own_vectors:
         check_vectors(run)
     elif run.recipe.miniature is None:

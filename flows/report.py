@@ -33,6 +33,7 @@ def write_report(
     hold one of about 500 sampled pictures. Memory: one shard's small columns, one batch of images, 20,000 groups.
     """
     survey = Survey(run, published, sources)
+    record["endings"] = [(*ending, count) for ending, count in sorted(survey.endings.items())]
     page = gather(run, published, sources, survivors, cells, matches, record, survey)
     page = page.model_copy(update={"pictures": sheets.pictures(run, sources, page)})
     directory = published.dataset.directory

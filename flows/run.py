@@ -4,17 +4,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
 from lvd.flows import dispatch, pool
+from lvd.flows.alerts import Alert
 from lvd.flows.group import Call, Outcome
 from lvd.flows.progress import Progress, Unseen
 from lvd.flows.recipe import Recipe
 from lvd.infra.errors import InputError, ShardError
 from lvd.infra.shards import ShardRef, StageDir, commit, fingerprint
 from lvd.infra.storage import Storage
+
+if TYPE_CHECKING:
+    from lvd.flows.observing import Observer
 
 
 class NotComplete(Exception):
@@ -50,6 +54,7 @@ class Run:
         self.directories: dict[str, list[str]] = {}  # stage → its directories
         self.remarks: list[str] = []  # what whoever started it should know
         self.started = time.time()
+        self.stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.started))  # its id begins with it
         self._progress = progress or Unseen()
 
     @cached_property
@@ -59,6 +64,13 @@ class Run:
 
     def remark(self, text: str) -> None:
         self.remarks.append(text)
+
+    @cached_property
+    def observer(self) -> "Observer":
+        """What tells of this run, to Prefect and in metrics."""
+        from lvd.flows.observing import Observer
+
+        return Observer(self)
 
     def target(self, stage: str, *parts: Any) -> StageDir:
         return self.named(stage, fingerprint(stage, *parts))
@@ -138,3 +150,4 @@ class Snapshot(BaseModel, frozen=True):
     computed: dict[str, int]
     remarks: tuple[str, ...] = ()
     seconds: float = Field(ge=0)
+    alerts: tuple[Alert, ...] = ()  # what is unusual about it

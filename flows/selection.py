@@ -63,7 +63,8 @@ def publish(
         left = cells.cells.shards()
         chosen = publish_stage.select.submit(curated, pool_images, left, matched, selection, config)
         commit(selection, chosen.result(), config=config.model_dump(), inputs=inputs)
-    said = run.recipe.model_dump(mode="json", exclude={"root", "miniature", "crawl", "download", "compute", "plan"})
+    silent = {"root", "miniature", "crawl", "download", "compute", "plan", "alerts", "metrics_file"}
+    said = run.recipe.model_dump(mode="json", exclude=silent)
     identity = (
         publish_stage.VERSION,
         ledger_stage.VERSION,

@@ -46,6 +46,8 @@ def show_snapshot(snapshot: Snapshot) -> None:
     console.print(f"dataset  {storage.uri(snapshot.curated)}")
     console.print(f"report   {storage.uri(snapshot.curated)}/{snapshot.report}")
     console.print(f"ledger   {storage.uri(snapshot.curated)}/ledger")
+    for alert in snapshot.alerts:
+        console.print(f"alert    {escape(alert.line)}", style="bold")
 
 
 def show_answers(root: str, settings: list[str] | None) -> None:
@@ -205,6 +207,18 @@ def show_finding(found: Any) -> None:
 def said(image: Any) -> str:
     """What became of a stored image, if the ledger has it."""
     return f": {escape(image.fate)}" if image.fate else ""
+
+
+def show_explorer(root: str, *, export: str | None, port: int, **chosen: Any) -> None:
+    """The explorer until it is interrupted; or the file for one, and how it is opened."""
+    from lvd.flows import exploring
+
+    if export is None:
+        exploring.explore(root, **chosen, port=port, say=console.print)
+        return
+    rows = exploring.export(root, Path(export), **chosen)
+    console.print(f"{rows:,} images in {escape(export)}; to look at them:")
+    console.print(escape(f"  uvx embedding-atlas {' '.join(exploring.arguments(export, port))}"))
 
 
 def show_models(filter_: str) -> None:

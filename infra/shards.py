@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from lvd.infra import metering
 from lvd.infra.errors import InputError, ShardError
+from lvd.infra.logs import fields
 from lvd.infra.storage import Storage
 
 logger = logging.getLogger("lvd")
@@ -243,7 +244,8 @@ def write_shard(ref: ShardRef, schema: pa.Schema, config: dict[str, Any]) -> Ite
 def log_account(ref: ShardRef, account: dict[str, Any]) -> None:
     """One line for one shard that is written."""
     said = {name: account[name] for name in ("rows_in", "rows", "reasons", "seconds", "node")}
-    logger.info("%s: %s", ref.name(), json.dumps(said))
+    known = {"stage": ref.directory.rsplit("/", 1)[0], "directory": ref.directory, "shard": ref.index}
+    logger.info("%s: %s", ref.name(), json.dumps(said), extra=fields(**known, shards=ref.count, **said))
 
 
 def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> Iterator[pa.RecordBatch]:
