@@ -201,7 +201,7 @@ def facts(edition: Edition, rows: list[Said]) -> Said:
     for row in rows:
         if place := place_of(edition, row["position"]):
             _, refs, number = place
-            known = next(image_at(refs, number, FACTS))
+            known = image_at(edition, refs, number, FACTS)
             return {name: without_credentials(v) if isinstance(v, str) else v for name, v in known.items()}
     return dict.fromkeys(FACTS)
 

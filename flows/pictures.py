@@ -2,22 +2,21 @@
 
 Of a published image the published bytes are shown, faces blurred where the recipe blurs them; of others what was
 fetched, with the same faces blurred. Never shown: what was taken down, what the classifier found unsafe, and, where
-faces are blurred, an image in which nobody looked for them. Cost: the small columns of one shard, one batch of images.
+faces are blurred, an image in which nobody looked for them. Cost: a pass over the ids of the
+ledger and of the published images, and one batch of images.
 """
 
 import hashlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from lvd.flows.shelf import FORGOTTEN, Edition, NotThere
-from lvd.infra.shards import ShardRef, read_batches
+from lvd.infra.shards import ShardRef
 from lvd.tasks.contact_sheets import first_rows
 from lvd.tasks.decode import DecodeError, decode_rgb
 
@@ -72,7 +71,7 @@ def check_shown(edition: Edition, image_id: str) -> None:
 def stored(edition: Edition, image_id: str) -> bytes:
     """The bytes of an image as they may be shown. Raises NotThere, or NotShown if faces cannot be blurred."""
     if row := edition.published_row(image_id):
-        data = next(image_at(edition.dataset, row["position"]))["image"]["bytes"]
+        data = image_at(edition, edition.dataset, row["position"], ["image"])["image"]["bytes"]
     else:
         data = unpublished(edition, image_id)
     if not data:
@@ -111,7 +110,8 @@ def place_of(edition: Edition, position: int) -> tuple[str, list[ShardRef], int]
 
 def covered(edition: Edition, directory: str, refs: list[ShardRef], row: int) -> bytes | None:
     """The bytes of a stored image; where the recipe blurs faces, with those blurred that were found in it."""
-    image, faces = next(image_at(refs, row)), edition.record["recipe"]["screen"]["faces"]
+    image = image_at(edition, refs, row, ["image", "width", "height", "num_bytes"])
+    faces = edition.record["recipe"]["screen"]["faces"]
     if faces is None or not image["image"]["bytes"]:
         return image["image"]["bytes"]
     from lvd.tasks.publish import Blur, Looked, cover, face_boxes
@@ -127,17 +127,11 @@ def covered(edition: Edition, directory: str, refs: list[ShardRef], row: int) ->
     return image["image"]["bytes"]
 
 
-def image_at(refs: list[ShardRef], row: int, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The row of images; with its bytes, unless other columns are named."""
-    for ref in refs:
-        if not ref.first_row <= row < ref.first_row + ref.rows:
-            continue
-        first = ref.first_row
-        for batch in read_batches(ref, columns):
-            if row < first + batch.num_rows:
-                yield batch.take(pa.array([row - first])).to_pylist()[0]
-                return
-            first += batch.num_rows
+def image_at(edition: Edition, refs: list[ShardRef], row: int, columns: list[str]) -> dict[str, Any]:
+    """Columns of the image at that row of a directory."""
+    ref = next(ref for ref in refs if ref.first_row <= row < ref.first_row + ref.rows)
+    batch, place = edition.batches.holding(ref, row - ref.first_row)
+    return batch.select(columns).slice(place, 1).to_pylist()[0]
 
 
 def small(data: bytes, edge_px: int) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 from lvd.flows.inquiry import described, named_references
 from lvd.flows.versions import FOLDER
 from lvd.infra.errors import InputError
+from lvd.infra.places import Batches
 from lvd.infra.shards import ShardRef, StageDir
 from lvd.infra.storage import Storage
 from lvd.tasks import schemas, tallies
@@ -41,6 +42,7 @@ class Edition:
         self.root, self.number, self.record = root, number, record
         self.version = f"v{number}"
         directories = record["directories"]
+        self.batches = Batches()
         self.has_images = "imported" not in directories and "download" in directories
 
     def at(self, directory: str) -> StageDir:
@@ -97,7 +99,15 @@ class Edition:
     @cached_property
     def collections(self) -> tuple[Counter[str], Counter[str]]:
         """Published images by role, and by the collection that retrieved them."""
-        return tallies.published_counts(self.dataset) if self.has_images else (Counter(), Counter())
+        if not self.has_images:
+            return Counter(), Counter()
+        if Storage(self.root).is_local:
+            return tallies.published_counts(self.dataset)
+        # The same columns without the bytes of the images, which a bucket would have to send.
+        chosen = [ref for name in self.record["directories"]["selection"] for ref in self.at(name).shards()]
+        roles, collections = tallies.published_counts(chosen)
+        del roles[schemas.REPEATED]
+        return roles, collections
 
     def rows_of(self, image_id: str) -> list[dict[str, Any]]:
         """The ledger's rows with these bytes, each with its position."""

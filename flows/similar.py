@@ -1,7 +1,7 @@
 """What is like a stored image: its copies and neighbours by the vectors and hashes that the last run left of it.
 
-The answer is that of `lvd find` for its file, without a model: nothing is embedded again. Cost: as of `lvd find`, one
-pass over the vectors of all images.
+The answer is that of `lvd find` for its file. A model is needed only for an image that was dropped before the last run
+made the vector that is compared. Cost: as of `lvd find`, one pass over the vectors of all images.
 """
 
 import numpy as np
@@ -9,15 +9,16 @@ import pyarrow.compute as pc
 
 from lvd.flows import finding
 from lvd.flows.finding import MAX_COPIES, OWN_AND_REPEATED, Finding, Looked, Picture, Stored
+from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, read_schema, read_table
 from lvd.tasks import adjusting
 from lvd.tasks.decode import DecodeError
-from lvd.tasks.finding import nearest_stored, thumbnail_of
+from lvd.tasks.finding import nearest_stored, thumbnail_of, vectors_of
 from lvd.tasks.models import engine
 
 
 def like_stored(root: str, image_id: str, key: str, data: bytes | None, neighbours: int) -> Finding:
-    """What is found of a stored image. data: its bytes, for its hash; None compares no hashes.
+    """What is found of a stored image. data: its bytes, for its hash and what else was not stored; None does without.
 
     Raises InputError if nothing was published, or the root is over vectors.
     """
@@ -29,8 +30,8 @@ def like_stored(root: str, image_id: str, key: str, data: bytes | None, neighbou
     picture = Picture(path=key, image_id=image_id, thumbnail=np.zeros(0, np.uint8) if thumbnail is None else thumbnail)
     descriptors = split(stored, "adjusted" if stored.is_adjusted else "descriptors")
     embeddings = split(stored, "embed")
-    copy_query, bias = stored_vector(image_id, [*descriptors[0], *descriptors[1]])
-    query, _ = stored_vector(image_id, [*embeddings[0], *embeddings[1]])
+    copy_query, bias = vector_of(stored, "descriptors", image_id, [*descriptors[0], *descriptors[1]], data)
+    query, _ = vector_of(stored, "embed", image_id, [*embeddings[0], *embeddings[1]], data)
     floor, device = stored.thresholds.benchmark_min_similarity, stored.device
     options = {"k": MAX_COPIES, "bias": bias, "device": device}
     (in_pool,) = nearest_stored(copy_query, descriptors[0], inverted=stored.inverted(descriptors[0]), **options)
@@ -53,6 +54,21 @@ def split(stored: Stored, stage: str) -> tuple[list[ShardRef], list[ShardRef]]:
     for target in stored.stage(stage):
         found[finding.is_reference(target.directory)] += target.shards()
     return found[False], found[True]
+
+
+def vector_of(
+    stored: Stored, stage: str, image_id: str, refs: list[ShardRef], data: bytes | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The vector and bias as `stored_vector` has them; by the model where none is stored and the model can be had."""
+    found, bias = stored_vector(image_id, refs)
+    if found.any() or not data:
+        return found, bias
+    try:
+        spec = stored.vectors(stage).spec
+    except InputError:  # its weights are elsewhere
+        return found, bias
+    made = vectors_of([data], spec, device=stored.device)
+    return stored.adjusted(made, [image_id]) if stage == "descriptors" else (made, None)
 
 
 def stored_vector(image_id: str, refs: list[ShardRef]) -> tuple[np.ndarray, np.ndarray | None]:

