@@ -4,24 +4,25 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lvd.flows.finding import PLACES, Finding, find
 from lvd.flows.pictures import UNSEEN, Pictures, image_at, place_of, stored
 from lvd.flows.questions import Asked, Busy
 from lvd.flows.shelf import Edition, NotThere, Shelf
-from lvd.flows.similar import like_stored
 from lvd.tasks.report import MEANINGS, without_credentials
-from lvd.tasks.scanning import MATCHES, Condition, Found, among, equal, every, holds, of_domain, scan
+from lvd.tasks.scanning import MATCHES, SCAN_S, Condition, Found, among, equal, every, holds, of_domain, scan
+
+if TYPE_CHECKING:
+    from lvd.flows.finding import Finding
 
 ROWS, IMAGES, GROUP, LISTED = 50, 48, 60, 50  # a page of the ledger, of images; of one image's duplicates; of runs
 MAX_ROWS = 1000  # that a script can ask for at once
 FACTS = ["key", "url", "page_url", "alt", "source", "domain", "label", "width", "height", "format", "num_bytes"]
 NEIGHBOURS = 12
 WAIT_S = 30.0  # for comparisons of others
-STATES = ("kept", "dropped", "failed")
+STATES, ROLES = ("kept", "dropped", "failed"), ("pool", "curated")
 VECTORS = "This root holds vectors, not images: there are no pictures to show."
 
 Said = dict[str, Any]
@@ -118,13 +119,13 @@ def ledger(site: Site, asked: Asked) -> Said:
     chosen = {
         "state": asked.one_of("state", STATES),
         "reason": asked.text("reason"),
-        "role": asked.one_of("role", PLACES),
+        "role": asked.one_of("role", ROLES),
         "because_of": asked.text("because_of"),
     }
     conditions: list[Condition] = [equal(name, value) for name, value in chosen.items() if value]
     conditions += [MATCHES[match](text)] if text else []
     limit = asked.number("limit", ROWS, most=MAX_ROWS)
-    found = scan(edition.ledger, every(conditions), start=asked.number("after", 0), limit=limit)
+    found = scan(edition.ledger, every(conditions), start=asked.number("after", 0), limit=limit, seconds=SCAN_S)
     reasons = {ending["reason"] for ending in edition.endings} or set(MEANINGS)
     return {
         "head": site.head(edition),
@@ -165,7 +166,7 @@ def images(site: Site, asked: Asked) -> Said:
     if chosen["cluster"] is not None:
         conditions.append(among("image_id", edition.of_cluster(chosen["cluster"])))
     limit = asked.number("limit", IMAGES, most=MAX_ROWS)
-    found = scan(edition.published, every(conditions), start=asked.number("after", 0), limit=limit)
+    found = scan(edition.published, every(conditions), start=asked.number("after", 0), limit=limit, seconds=SCAN_S)
     counts = {"roles": dict(roles.most_common()), "collections": dict(collections.most_common())}
     return said | counts | {"found": page_of(found, edition)}
 
@@ -178,7 +179,7 @@ def image(site: Site, asked: Asked, image_id: str) -> Said:
     if not rows and reference is None:
         raise NotThere(f"no image {image_id} is stored in {edition.version}: look for it in /ledger")
     published = edition.published_row(image_id)
-    group = page_of(scan(edition.ledger, equal("because_of", image_id), limit=GROUP), edition)
+    group = page_of(scan(edition.ledger, equal("because_of", image_id), limit=GROUP, seconds=SCAN_S), edition)
     unseen = next((UNSEEN[row["reason"]] for row in rows if row["reason"] in UNSEEN), None)
     unseen = UNSEEN["forgotten"] if image_id in edition.taken_down else unseen
     for row in group["rows"]:
@@ -208,6 +209,8 @@ def facts(edition: Edition, rows: list[Said]) -> Said:
 
 def similar(site: Site, asked: Asked, image_id: str) -> Said:
     """The copies and neighbours of a stored image, by what the last run left; of the newest version only."""
+    from lvd.flows.similar import like_stored
+
     edition = site.edition(Asked({}))
     said = image(site, Asked({}), image_id)
     try:
@@ -222,6 +225,8 @@ def similar(site: Site, asked: Asked, image_id: str) -> Said:
 
 def findings(site: Site, asked: Asked, path: str, name: str) -> Said:
     """What is found of a picture in a file. name: what it was called where it came from."""
+    from lvd.flows.finding import find
+
     edition = site.edition(Asked({}))
     with turn(site):
         (found,) = find(site.shelf.root, [path], neighbours=asked.number("neighbours", NEIGHBOURS, most=100))
@@ -235,7 +240,7 @@ def asking(site: Site, asked: Asked) -> Said:
     return {"head": site.head(edition), "name": None, "note": note, "finding": None}
 
 
-def finding_said(found: Finding, edition: Edition) -> Said:
+def finding_said(found: "Finding", edition: Edition) -> Said:
     """A finding for whoever asked: its names without secrets, and what pictures there are."""
     said = found.model_dump(mode="json", exclude={"path"})
     said["verdict"] = without_credentials(said["verdict"])

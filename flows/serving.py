@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from rich.console import Console
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,8 +24,7 @@ from lvd.flows import pages, rendering
 from lvd.flows.pages import Site
 from lvd.flows.pictures import EDGES_PX, tag
 from lvd.flows.questions import Asked, Busy, Malformed
-from lvd.flows.shelf import NotThere, Shelf
-from lvd.flows.versions import FOLDER
+from lvd.flows.shelf import FOLDER, NotThere, Shelf
 from lvd.infra.errors import InputError, RetryableError, ShardError
 from lvd.infra.guard import SELF_CONTAINED, Guard, is_loopback
 
@@ -203,6 +203,8 @@ def trouble(request: Request, error: Exception) -> Response:
     else:
         status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
         line = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        line = f"{line}: it was removed while the page was made; load it again"
     if request.url.path.startswith("/api"):
         return JSONResponse({"error": line}, status)
     if "text/html" in request.headers.get("accept", ""):
@@ -215,11 +217,10 @@ def serve(root: str, *, host: str = "127.0.0.1", port: int = PORT, opened: bool 
 
     Raises InputError if nothing was published there, or the address cannot be had.
     """
-    from lvd.flows.show import console
-
     Shelf(root).edition()
     with bound(host, port) as listening:
         address = f"http://{shown_host(host)}:{listening.getsockname()[1]}/"
+        console = Console(highlight=False, soft_wrap=True)
         console.print(address)
         if not is_loopback(host):
             console.print("whoever reaches this address sees every picture and the whole ledger: there is no password")

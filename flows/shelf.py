@@ -9,15 +9,14 @@ from collections import Counter
 from functools import cached_property
 from typing import Any
 
-from lvd.flows.inquiry import described, named_references
-from lvd.flows.versions import FOLDER
 from lvd.infra.errors import InputError
 from lvd.infra.places import Batches
 from lvd.infra.shards import ShardRef, StageDir
 from lvd.infra.storage import Storage
 from lvd.tasks import schemas, tallies
-from lvd.tasks.scanning import Columns, among, equal, exactly, holding, scan
+from lvd.tasks.scanning import Columns, among, equal, holding, scan
 
+FOLDER = "curated"  # of the versions, as `versions` has it
 FORGOTTEN = "forgotten"  # the folder of takedowns, and the reason in the ledger
 CHECK_S = 1.0  # for which a version is taken to be as it was
 OPEN = 2  # versions that are held at once
@@ -115,6 +114,8 @@ class Edition:
 
     def fates(self, image_id: str) -> list[dict[str, Any]]:
         """These rows with `cause`: what the image is, in words, that each was dropped because of."""
+        from lvd.flows.inquiry import described
+
         rows = self.rows_of(image_id)
         wanted = {row["because_of"] for row in rows if row["because_of"]}
         causes = self.references(wanted)
@@ -125,6 +126,8 @@ class Edition:
 
     def references(self, image_ids: set[str]) -> dict[str, str]:
         """image id → its key and collection, of images of the benchmarks and the curated collections."""
+        from lvd.flows.inquiry import named_references
+
         return named_references(self.root, self.record["collections"], image_ids) if self.has_images else {}
 
     def published_row(self, image_id: str) -> dict[str, Any] | None:
@@ -144,11 +147,6 @@ class Edition:
             places = holding(equal("cluster_id", cluster_id), table)
             found |= set(table["image_id"].take(places).to_pylist())
         return found
-
-    def key_of(self, text: str) -> str | None:
-        """The image id of the candidate with this key or id; None if the ledger has none, or it has no image."""
-        found = scan(self.ledger, exactly(text), limit=1, counted=False).rows
-        return found[0]["image_id"] if found else None
 
 
 class Shelf:

@@ -4,8 +4,9 @@ import re
 import webbrowser
 from pathlib import Path
 
+from rich.console import Console
+
 from lvd.flows.shelf import NotThere, Shelf
-from lvd.flows.show import console
 from lvd.infra.errors import InputError
 
 
@@ -28,7 +29,7 @@ def report_of(root: str, version: str | None) -> str:
 def show_report(root: str, version: str | None, opened: bool) -> None:
     """Says where the report lies, and shows it in the browser if asked to."""
     uri = report_of(root, version)
-    console.print(uri)
+    Console(highlight=False, soft_wrap=True).print(uri, markup=False)
     if opened and "://" in uri:
         raise InputError(f"--open needs a report on this machine, was {uri}: `lvd serve {root} --open` shows it")
     if opened:

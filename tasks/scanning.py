@@ -2,10 +2,11 @@
 
 Small columns only, never the bytes of pictures. Cost: a pass over the columns that the condition looks at. Measured
 with a made ledger of 10^6 rows (150 MB in memory), on one core: 2.3 s to read it, once; then 0.01 s for an image id,
-0.15 s for a part of a key. What is larger than HELD_BYTES is read from storage at every scan; a scan ends after so many
-seconds, and the next one goes on where it was.
+0.15 s for a part of a key. What is larger than HELD_BYTES is read from storage at every scan; a scan can end after
+so many seconds, and the next one goes on where it was.
 """
 
+import math
 import re
 import threading
 import time
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from lvd.infra.shards import ShardRef, read_table
 
 HELD_BYTES = 320 << 20  # of one dataset's columns; raising it makes larger datasets fast, and takes as much memory
-SCAN_S = 2.0  # after which a scan says how far it came
+SCAN_S = 2.0  # after which a scan that somebody waits for says how far it came
 HEX = re.compile(r"[0-9a-f]{6,32}", re.IGNORECASE)
 
 Condition = Callable[[pa.Table], Any]  # → (n,) bool of the n rows
@@ -78,12 +79,13 @@ def scan(
     *,
     start: int = 0,
     limit: int = 50,
-    seconds: float = SCAN_S,
+    seconds: float = math.inf,
     counted: bool = True,
 ) -> Found:
     """The first `limit` rows from position `start` on that the condition holds for, in the order of the dataset.
 
-    condition: None holds for every row. counted: it goes on counting until the end, or until the seconds are over.
+    condition: None holds for every row. counted: it goes on counting until the end.
+    seconds: after which it stops where it is; raising it finds more at once. Without a bound it looks at everything.
     """
     begun, rows, matched, looked, following = time.monotonic(), [], 0, 0, None
     for first, table in columns.tables(start):

@@ -40,9 +40,18 @@ def row_of(key: str, reason: str = "retrieved", number: int = 0, **more: Any) ->
 
 
 def write_version(
-    root: str, number: int, shards: list[list[dict[str, Any]]], *, has_images: bool = True, minute: int = 0
+    root: str,
+    number: int,
+    shards: list[list[dict[str, Any]]],
+    *,
+    has_images: bool = True,
+    minute: int = 0,
+    faces: dict[str, list[list[float]]] | None = None,
 ) -> None:
-    """A version with these candidates: a shard of images and one of the ledger for each of the lists."""
+    """A version with these candidates: a shard of images and one of the ledger for each of the lists.
+
+    faces: key → boxes, where a model looked for them; then they are blurred.
+    """
     images = written(root, "download", f"of-v{number}", schemas.IMAGES, [stored(rows) for rows in shards])
     ledger = [[row for row in rows if not row["data"]] + [row for row in rows if row["data"]] for rows in shards]
     version = f"v{number}"
@@ -50,8 +59,11 @@ def write_version(
     kept = [row for rows in shards for row in stored(rows) if row["state"] == "kept"]
     published = [{"retrieved_for": ["birds"], **row, "role": "retrieved"} for row in kept]
     written(root, "curated", version, schemas.CURATED, [published])
+    repeated = {"role": schemas.REPEATED, "retrieved_for": []}  # in the selection only
+    selection = written(root, "selection", f"of-{version}", schemas.SELECTION, [[*published, repeated]])
     states = {s: sum(row["state"] == s for rows in shards for row in rows) for s in ("kept", "dropped", "failed")}
-    directories = {"download": [images.directory]} if has_images else {"imported": ["imported/x"]}
+    of_images = {"download": [images.directory], "selection": [selection.directory]}
+    directories = of_images if has_images else {"imported": ["imported/x"]}
     record = {
         "run_id": f"20260101T00{minute:02d}00Z-{version}",
         "version": version,
@@ -67,6 +79,15 @@ def write_version(
         "cost": [],
         "node": "here",
     }
+    if faces is not None:
+        record["recipe"] = RECIPE | {"screen": {"faces": {"blur_min_score": 0.3}}}
+        seen, first = [], 0
+        for rows in map(stored, shards):
+            mine = [(n, row) for n, row in enumerate(rows, first) if row["key"] in faces]
+            seen.append([{"row": n, **row, "face_boxes": faces[row["key"]]} for n, row in mine])
+            first += len(rows)
+        content = written(root, "content", "x", schemas.CONTENT, seen, inputs={"images": images.directory})
+        directories["content"] = [content.directory]
     storage = Storage(root)
     storage.write_bytes(f"curated/{version}/report.html", b"<!DOCTYPE html><title>report</title>")
     storage.write_json(f"runs/{record['run_id']}.json", record)

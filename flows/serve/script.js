@@ -45,7 +45,16 @@ for (const form of document.querySelectorAll("form[data-live]")) {
   form.addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(waiting); search(); });
 }
 
-for (const target of document.querySelectorAll("[data-from]")) show(target, target.dataset.from);
+function wait(target) {
+  const line = document.createElement("p");
+  line.textContent = "Comparing with all images …";
+  target.replaceChildren(line);
+}
+
+for (const target of document.querySelectorAll("[data-from]")) {
+  wait(target);
+  show(target, target.dataset.from);
+}
 
 for (const form of document.querySelectorAll("form[data-find]")) {
   const target = document.getElementById("findings");
@@ -62,9 +71,7 @@ for (const form of document.querySelectorAll("form[data-find]")) {
     preview.src = URL.createObjectURL(file);
     preview.hidden = false;
     const address = `${form.dataset.find}?${new URLSearchParams({ name: file.name })}`;
-    const said = document.createElement("p");
-    said.textContent = "Comparing with all images …";
-    target.replaceChildren(said);
+    wait(target);
     show(target, address, { method: "POST", body: file, headers: { Accept: "text/html", "Content-Type": "application/octet-stream" } });
   };
   form.addEventListener("submit", (event) => event.preventDefault());

@@ -11,11 +11,12 @@ from urllib.parse import quote, urlencode
 import pytest
 from PIL import Image
 
-from lvd.flows import serving
+from lvd.flows import pages, serving
 from lvd.flows.shelf import Shelf
 from lvd.flows.show_report import report_of
 from lvd.infra.errors import InputError
 from lvd.infra.storage import Storage
+from lvd.tasks import models
 from lvd.tests.answers import image_id
 from lvd.tests.miniature import Miniature
 from lvd.tests.running import LVD, Curated, environment, lvd
@@ -112,6 +113,17 @@ def test_a_stored_image_is_found_as_lvd_find_finds_its_file(site: Served, curate
             ours, theirs = ([(i["image_id"], i["by"], i["fate"]) for i in said[name]] for said in (stored, fresh))
             assert sorted(ours) == sorted(theirs)
         assert stored["cluster"] == fresh["cluster"]
+
+
+def test_a_stored_vector_is_compared_without_a_model(
+    site: Served, rows: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(models, "load", loaded)
+    said = site.api(f"/image/{one(rows, reason='retrieved')['image_id']}/similar")["finding"]
+    assert (said["verdict"], len(said["neighbours"])) == ("published", 12)
 
 
 def file_of(planted: Miniature, row: dict) -> bytes:
@@ -249,11 +261,12 @@ def test_hostile_names_are_escaped_and_credentials_left_out(local_root: str) -> 
         assert "<img src=x" not in site.page(evil)
 
 
-def test_what_was_taken_down_or_is_unsafe_is_not_shown(local_root: str) -> None:
+def test_what_was_taken_down_or_is_unsafe_is_not_shown(local_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row_of("a.jpg", number=1), row_of("b.jpg", "forgotten", 2), row_of("c.jpg", "nsfw", 3)]
     rows.append(row_of("d.jpg", number=4))
     rows.append({**row_of("e.jpg", "exact_duplicate", 3), "because_of": rows[2]["image_id"]})  # the same bytes as c.jpg
-    write_version(local_root, 1, [rows])
+    write_version(local_root, 1, [[row] for row in rows])
+    monkeypatch.setattr(pages, "SCAN_S", 0.0)  # nor if nobody may wait for a scan
     with served(local_root) as site:
         statuses = [site.ask(f"/picture/{row['image_id']}").status for row in rows]
         assert statuses == [200, 404, 404, 200, 404]
@@ -261,6 +274,7 @@ def test_what_was_taken_down_or_is_unsafe_is_not_shown(local_root: str) -> None:
         for row in rows[1:3]:
             page = site.page(f"/image/{row['image_id']}")
             assert "Not shown: " in page and "/picture/" not in page
+        monkeypatch.undo()
         assert site.page("/ledger").count("/picture/") == 3
         record = {"images": [rows[3]["image_id"]], "url": "f" * 64}  # the ledger knows nothing of it yet
         Storage(local_root).write_json("forgotten/20260102T000000Z-x.json", record)
@@ -268,6 +282,26 @@ def test_what_was_taken_down_or_is_unsafe_is_not_shown(local_root: str) -> None:
     with served(local_root) as site:
         assert [site.ask(f"/picture/{rows[n]['image_id']}").status for n in (0, 3)] == [200, 404]
         assert site.page("/v/1/images").count("/picture/") == 1
+
+
+def test_faces_are_blurred_in_what_was_not_published(local_root: str) -> None:
+    """Or nothing is shown, where nobody looked for them."""
+    file = io.BytesIO()
+    half = Image.new("RGB", (200, 200), "white")
+    half.paste("black", (0, 0, 100, 200))
+    half.save(file, "PNG")
+    seen = row_of("seen", "copy", data=file.getvalue())
+    rows = [[row_of("first", "copy", 1)], [row_of("unseen", "copy", 2), seen]]
+    boxes = {"first": [], "seen": [[0.3, 0.3, 0.7, 0.7, 0.9], [0.0, 0.0, 0.2, 0.2, 0.1]]}  # the second is too unsure
+    write_version(local_root, 1, rows, faces=boxes)
+    with served(local_root) as site:
+        assert site.ask(f"/picture/{rows[0][0]['image_id']}").status == 200
+        unseen = site.ask(f"/picture/{rows[1][0]['image_id']}")
+        assert (unseen.status, "nobody looked for them" in unseen.text) == (404, True)
+        with Image.open(io.BytesIO(site.ask(f"/picture/{seen['image_id']}").body)) as image:
+            grey = image.convert("L")
+            assert 60 < grey.getpixel((103, 100)) < 200  # at the edge inside the box; beyond it black and white
+            assert (grey.getpixel((90, 10)) < 20, grey.getpixel((110, 10)) > 235) == (True, True)
 
 
 def test_the_rows_of_the_ledger_lead_to_their_images(local_root: str) -> None:
@@ -297,6 +331,7 @@ def test_new_versions_appear_and_old_ones_stay(root: str, monkeypatch: pytest.Mo
         write_version(root, 2, [[row_of("a", "copy", 1), row_of("b", number=2)]], minute=1)
         assert site.api("")["head"]["version"] == "v2"
         assert [v["version"] for v in site.api("")["versions"]] == ["v2", "v1"]
+        assert (site.api("")["roles"], site.api("")["collections"]) == ({"retrieved": 1}, {"birds": 1})
         assert site.api("/ledger?v=1")["found"]["rows"] == first
         assert "the newest is v2" in site.page("/ledger?v=1")
         assert [row["state"] for row in site.api("/ledger")["found"]["rows"]] == ["dropped", "kept"]
@@ -346,7 +381,7 @@ def test_the_report_is_named(curated: Curated) -> None:
             report_of(str(curated.root), wrong)
 
 
-def test_serving_needs_no_model_until_a_picture_is_asked_for() -> None:
+def test_it_starts_without_prefect_and_models() -> None:
     code = "import sys, lvd.flows.serving\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"timm", "faiss"} & {name.split(".")[0] for name in done.stdout.split()}
+    assert not {"prefect", "torch", "timm", "faiss"} & {name.split(".")[0] for name in done.stdout.split()}

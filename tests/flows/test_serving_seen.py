@@ -9,6 +9,7 @@ from lvd.tests.chromium import Page, chromium
 from lvd.tests.running import Curated
 from lvd.tests.shelved import Served, row_of, served, write_version
 
+COMPARED_S = 240  # the first comparison of a process compiles
 SETTLED = "!document.querySelector('[aria-busy]')"
 
 
@@ -49,7 +50,7 @@ def test_a_search_is_typed_and_a_result_opened(page: Page, site: Served, rows: l
     assert "q=" in page.run("location.search")
     page.click("#results tbody a[href^='/image/']")
     page.wait("location.pathname.startsWith('/image/')")
-    page.wait("document.querySelector('#similar .verdict')", 60)
+    page.wait("document.querySelector('#similar .verdict')", COMPARED_S)
     said = page.run("document.querySelector('#similar').innerText")
     assert "dropped at copies: copy" in said
     page.wait("document.querySelector('.large img').naturalWidth > 0")
@@ -61,11 +62,11 @@ def test_a_picture_is_chosen_and_found(page: Page, site: Served, rows: list[dict
     texture = next((curated.folder / "curated/textures").rglob("*.*"))
     page.open(f"{site.url}/find")
     page.choose_file("#file", texture)
-    page.wait("document.querySelector('#findings .verdict')", 60)
+    page.wait("document.querySelector('#findings .verdict')", COMPARED_S)
     assert "published" in page.run("document.querySelector('#findings .verdict').innerText")
     assert page.run("document.querySelector('img.asked').naturalWidth") > 0
     page.choose_file("#file", curated.folder / "truth.json")
-    page.wait("document.querySelector('#findings .trouble')", 60)
+    page.wait("document.querySelector('#findings .trouble')", COMPARED_S)
     assert "not_an_image" in page.run("document.querySelector('#findings .trouble').innerText")
     page.run("document.querySelector('form[data-find]').dataset.most = 10")
     page.choose_file("#file", texture)
@@ -106,7 +107,7 @@ def test_no_page_is_wider_than_the_window(
         page.open(site.url + path)
         loaded(page)
         if name == "image":
-            page.wait("document.querySelector('#similar .verdict')", 60)
+            page.wait("document.querySelector('#similar .verdict')", COMPARED_S)
         page.screenshot(tmp_path / f"{name}-{width}-{'dark' if is_dark else 'light'}.png")
         assert page.overflow() <= 0, name
         if name != "trouble":
