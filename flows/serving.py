@@ -257,5 +257,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def shown_host(host: str) -> str:
-    """The host as it stands in an address."""
+    """The host as it stands in an address; for all of a machine's addresses its name."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
     return f"[{host}]" if ":" in host else host
