@@ -193,6 +193,31 @@ def explore(
 
 
 @app.command()
+def report(
+    root: str,
+    version: Annotated[str | None, typer.Option("--version", help="v1, v2, …; the newest if left out.")] = None,
+    opened: Annotated[bool, typer.Option("--open", help="Shows it in the browser.")] = False,
+) -> None:
+    """Where the report of a version lies."""
+    from lvd.flows.show_report import show_report
+
+    show_report(root, version, opened)
+
+
+@app.command()
+def serve(
+    root: str,
+    host: Annotated[str, typer.Option("--host", help="Beyond loopback, whoever reaches it sees all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8470,
+    opened: Annotated[bool, typer.Option("--open", help="Shows it in the browser.")] = False,
+) -> None:
+    """The report, the images and the whole ledger as pages on this machine, searched live. Ctrl-C ends it."""
+    from lvd.flows.serving import serve as serve_root
+
+    serve_root(root, host=host, port=port, opened=opened)
+
+
+@app.command()
 def models(
     filter_: Annotated[
         str, typer.Argument(metavar="FILTER", help="Lists the timm models whose name matches, e.g. 'vit_huge*'.")

@@ -1,0 +1,262 @@
+"""What the pages of `lvd serve` say, as plain values: the same for a person's page and for a script's JSON."""
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lvd.flows.pictures import UNSEEN, Pictures, image_at, place_of, stored
+from lvd.flows.questions import Asked, Busy
+from lvd.flows.shelf import Edition, NotThere, Shelf
+from lvd.tasks.report import MEANINGS, without_credentials
+from lvd.tasks.scanning import MATCHES, SCAN_S, Condition, Found, among, equal, every, holds, of_domain, scan
+
+if TYPE_CHECKING:
+    from lvd.flows.finding import Finding
+
+ROWS, IMAGES, GROUP, LISTED = 50, 48, 60, 50  # a page of the ledger, of images; of one image's duplicates; of runs
+MAX_ROWS = 1000  # that a script can ask for at once
+FACTS = ["key", "url", "page_url", "alt", "source", "domain", "label", "width", "height", "format", "num_bytes"]
+NEIGHBOURS = 12
+WAIT_S = 30.0  # for comparisons of others
+STATES, ROLES = ("kept", "dropped", "failed"), ("pool", "curated")
+VECTORS = "This root holds vectors, not images: there are no pictures to show."
+
+Said = dict[str, Any]
+
+
+class Site:
+    """What all pages need: the versions of the root, the pictures, and whose turn it is to compare vectors."""
+
+    def __init__(self, root: str) -> None:
+        self.shelf, self.pictures = Shelf(root), Pictures()
+        self.turn = threading.Lock()
+
+    def edition(self, asked: Asked) -> Edition:
+        return self.shelf.edition(asked.number("v"))
+
+    def head(self, edition: Edition) -> Said:
+        """What the top of every page says."""
+        recipe, newest = edition.record["recipe"], self.shelf.newest()
+        return {
+            "title": recipe["publish"]["title"] or recipe["name"],
+            "root": without_credentials(self.shelf.root),
+            "version": edition.version,
+            "number": edition.number,
+            "is_newest": edition.number == newest,
+            "newest": newest,
+            "has_images": edition.has_images,
+            "report": edition.record["report"],
+        }
+
+
+def overview(site: Site, asked: Asked) -> Said:
+    """The versions, what the newest one holds, and the latest run."""
+    edition, runs = site.edition(Asked({})), site.shelf.runs()
+    latest: dict[int, str] = {}
+    for run_id, number in runs.items():
+        latest.setdefault(number, run_id)
+    versions = [version_line(site, latest[number], number) for number in site.shelf.numbers()[:LISTED]]
+    roles, collections = edition.collections
+    return {
+        "head": site.head(edition),
+        "states": edition.states,
+        "candidates": edition.ledger.rows,
+        "roles": dict(roles),
+        "collections": dict(collections),
+        "versions": versions,
+        "num_versions": len(latest),
+        "num_runs": len(runs),
+        "run": run_line(next(iter(runs)), site.shelf.record(next(iter(runs)))),
+        "endings": edition.endings[:12],
+    }
+
+
+def version_line(site: Site, run_id: str, number: int) -> Said:
+    record = site.shelf.record(run_id)
+    return {
+        "number": number,
+        "states": record["ledger"],
+        **run_line(run_id, record),
+    }
+
+
+def run_line(run_id: str, record: Said) -> Said:
+    """One run in a list."""
+    moment = f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]} {run_id[9:11]}:{run_id[11:13]} UTC"
+    said = {name: record[name] for name in ("version", "candidates", "ledger", "seconds")}
+    return {"run_id": run_id, "moment": moment, "computed": sum(record["computed"].values()), **said}
+
+
+def runs(site: Site, asked: Asked) -> Said:
+    """The finished runs, the latest first."""
+    known, start = list(site.shelf.runs()), asked.number("after", 0)
+    listed = known[start : start + LISTED]
+    return {
+        "head": site.head(site.edition(Asked({}))),
+        "runs": [run_line(run_id, site.shelf.record(run_id)) for run_id in listed],
+        "total": len(known),
+        "next": start + LISTED if start + LISTED < len(known) else None,
+    }
+
+
+def run(site: Site, asked: Asked, run_id: str) -> Said:
+    """What one run was asked, did and cost, stage by stage."""
+    record = site.shelf.record(run_id)
+    recipe = without_credentials(yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True, width=110))
+    stages = [{name: cost[name] for name in cost if name != "directories"} for cost in record["cost"]]
+    head = site.head(site.edition(Asked({})))
+    return {"head": head, "run": run_line(run_id, record), "node": record["node"], "stages": stages, "recipe": recipe}
+
+
+def ledger(site: Site, asked: Asked) -> Said:
+    """The rows of the ledger that are searched for, and what it took to find them."""
+    edition = site.edition(asked)
+    text, match = asked.text("q"), asked.one_of("match", MATCHES, "contains")
+    chosen = {
+        "state": asked.one_of("state", STATES),
+        "reason": asked.text("reason"),
+        "role": asked.one_of("role", ROLES),
+        "because_of": asked.text("because_of"),
+    }
+    conditions: list[Condition] = [equal(name, value) for name, value in chosen.items() if value]
+    conditions += [MATCHES[match](text)] if text else []
+    limit = asked.number("limit", ROWS, most=MAX_ROWS)
+    found = scan(edition.ledger, every(conditions), start=asked.number("after", 0), limit=limit, seconds=SCAN_S)
+    reasons = {ending["reason"] for ending in edition.endings} or set(MEANINGS)
+    return {
+        "head": site.head(edition),
+        "asked": {"q": text, "match": match, **chosen},
+        "reasons": sorted(filter(None, reasons)),
+        "meanings": MEANINGS,
+        "found": page_of(found, edition),
+    }
+
+
+def page_of(found: Found, edition: Edition) -> Said:
+    """What was found, for whoever asked: no secrets, no number that JSON has no word for."""
+    return found._asdict() | {"rows": [told(row, edition) for row in found.rows]}
+
+
+def told(row: Said, edition: Edition) -> Said:
+    """A row as it is shown, and whether there may be a picture."""
+    clean = {name: without_credentials(value) if isinstance(value, str) else value for name, value in row.items()}
+    for name, value in clean.items():
+        if isinstance(value, float):
+            clean[name] = round(value, 5) if math.isfinite(value) else None
+    unseen = row.get("reason") in UNSEEN or row["image_id"] in edition.taken_down
+    return clean | {"has_picture": bool(row["image_id"]) and edition.has_images and not unseen}
+
+
+def images(site: Site, asked: Asked) -> Said:
+    """A page of the published images."""
+    edition = site.edition(asked)
+    chosen = {name: asked.text(name) for name in ("role", "collection", "domain")}
+    chosen["cluster"] = asked.number("cluster")
+    said = {"head": site.head(edition), "asked": chosen, "note": None if edition.has_images else VECTORS}
+    if not edition.has_images:
+        return said | {"roles": {}, "collections": {}, "found": None}
+    roles, collections = edition.collections
+    conditions: list[Condition] = [equal("role", chosen["role"])] if chosen["role"] else []
+    conditions += [holds("retrieved_for", chosen["collection"])] if chosen["collection"] else []
+    conditions += [of_domain(chosen["domain"])] if chosen["domain"] else []
+    if chosen["cluster"] is not None:
+        conditions.append(among("image_id", edition.of_cluster(chosen["cluster"])))
+    limit = asked.number("limit", IMAGES, most=MAX_ROWS)
+    found = scan(edition.published, every(conditions), start=asked.number("after", 0), limit=limit, seconds=SCAN_S)
+    counts = {"roles": dict(roles.most_common()), "collections": dict(collections.most_common())}
+    return said | counts | {"found": page_of(found, edition)}
+
+
+def image(site: Site, asked: Asked, image_id: str) -> Said:
+    """One image: where it came from, what became of it and because of which other, and what went because of it."""
+    edition = site.edition(asked)
+    rows = [told(row, edition) for row in edition.fates(image_id)]
+    reference = edition.references({image_id}).get(image_id)
+    if not rows and reference is None:
+        raise NotThere(f"no image {image_id} is stored in {edition.version}: look for it in /ledger")
+    published = edition.published_row(image_id)
+    group = page_of(scan(edition.ledger, equal("because_of", image_id), limit=GROUP, seconds=SCAN_S), edition)
+    unseen = next((UNSEEN[row["reason"]] for row in rows if row["reason"] in UNSEEN), None)
+    unseen = UNSEEN["forgotten"] if image_id in edition.taken_down else unseen
+    for row in group["rows"]:
+        row["has_picture"] &= unseen is None or row["image_id"] != image_id
+    return {
+        "head": site.head(edition),
+        "image_id": image_id,
+        "rows": rows,
+        "reference": without_credentials(reference) if reference else None,
+        "published": told(published, edition) if published else None,
+        "facts": facts(edition, rows),
+        "cell": edition.cell_of(image_id),
+        "group": group,
+        "unseen": unseen,
+    }
+
+
+def facts(edition: Edition, rows: list[Said]) -> Said:
+    """What is known of the image of the first of these rows that came; null for what is not known."""
+    for row in rows:
+        if place := place_of(edition, row["position"]):
+            _, refs, number = place
+            known = image_at(edition, refs, number, FACTS)
+            return {name: without_credentials(v) if isinstance(v, str) else v for name, v in known.items()}
+    return dict.fromkeys(FACTS)
+
+
+def similar(site: Site, asked: Asked, image_id: str) -> Said:
+    """The copies and neighbours of a stored image, by what the last run left; of the newest version only."""
+    from lvd.flows.similar import like_stored
+
+    edition = site.edition(Asked({}))
+    said = image(site, Asked({}), image_id)
+    try:
+        data = None if said["unseen"] else stored(edition, image_id)
+    except NotThere:
+        data = None
+    with turn(site):
+        key = said["rows"][0]["key"] if said["rows"] else said["reference"]
+        found = like_stored(site.shelf.root, image_id, key, data, NEIGHBOURS)
+    return {"head": said["head"], "image_id": image_id, "finding": finding_said(found, edition)}
+
+
+def findings(site: Site, asked: Asked, path: str, name: str) -> Said:
+    """What is found of a picture in a file. name: what it was called where it came from."""
+    from lvd.flows.finding import find
+
+    edition = site.edition(Asked({}))
+    with turn(site):
+        (found,) = find(site.shelf.root, [path], neighbours=asked.number("neighbours", NEIGHBOURS, most=100))
+    return {"head": site.head(edition), "name": name, "note": None, "finding": finding_said(found, edition)}
+
+
+def asking(site: Site, asked: Asked) -> Said:
+    """The page that a picture is dropped on."""
+    edition = site.edition(Asked({}))
+    note = None if edition.has_images else VECTORS
+    return {"head": site.head(edition), "name": None, "note": note, "finding": None}
+
+
+def finding_said(found: "Finding", edition: Edition) -> Said:
+    """A finding for whoever asked: its names without secrets, and what pictures there are."""
+    said = found.model_dump(mode="json", exclude={"path"})
+    said["verdict"] = without_credentials(said["verdict"])
+    said["candidates"] = [told(row, edition) for row in said["candidates"]]
+    for image in (*said["copies"], *said["neighbours"], *([said["nearest"]] if said["nearest"] else ())):
+        image |= {name: without_credentials(image[name]) for name in ("key", "fate")}
+        image["has_picture"] = image["image_id"] not in edition.taken_down
+    return said
+
+
+@contextmanager
+def turn(site: Site) -> Iterator[None]:
+    """One comparison with all vectors at a time. Raises Busy if those before it take too long."""
+    if not site.turn.acquire(timeout=WAIT_S):
+        raise Busy("other pictures are being compared: try again in a minute")
+    try:
+        yield
+    finally:
+        site.turn.release()
