@@ -17,14 +17,14 @@ MOST_DIRECTORIES = 40
 
 def show_versions(root: str) -> None:
     """Every version, with what it has beside the one before."""
-    numbers = ("images", "candidates", "kept", "shards", "shared")
+    numbers = ("images", "candidates", "shards", "shared")
     rows = table(root, "version", "published", *numbers, "", numbers=numbers)
     before: set[str] = set()
     for version in published_versions(root):
         shared = len(before & set(version.shards))
-        counts = (version.images, version.candidates, version.states["kept"], len(version.shards))
-        cells = [f"{count:,}" for count in counts]
-        rows.add_row(version.name, date(version), *cells, f"{shared:,}", "latest" if version.is_latest else "")
+        counts = (version.images, version.candidates, len(version.shards), shared)
+        mark = "latest" if version.is_latest else ""
+        rows.add_row(version.name, date(version), *(f"{count:,}" for count in counts), mark)
         before = set(version.shards)
     console.print(rows)
     console.print("shared   shards of images that are those of the version before")

@@ -36,7 +36,6 @@ class Version(BaseModel, frozen=True):
     run_id: str
     images: int
     candidates: int
-    states: dict[str, int]  # of the candidates
     shards: tuple[str, ...]  # the names of its files of images
 
     def dataset(self, root: str) -> StageDir:
@@ -93,7 +92,6 @@ def published_versions(root: str) -> list[Version]:
             run_id=record["run_id"],
             images=sum(ref.rows for ref in refs),
             candidates=record["candidates"],
-            states=record["ledger"],
             shards=tuple(ref.name() for ref in refs),
         )
     if not found:

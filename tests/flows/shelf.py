@@ -40,8 +40,7 @@ class Shelf:
 
     def shard(self, name: str, *rows: dict[str, Any]) -> ShardRef:
         """A shard that versions can share."""
-        ref = ShardRef(root=self.root, directory=f"published/{hashlib.sha256(name.encode()).hexdigest()[:32]}",
-                       index=0, count=1)  # fmt: skip
+        ref = ShardRef(root=self.root, directory=f"published/{image_id(name)}", index=0, count=1)
         assert unwritten([ref])
         with write_shard(ref, schemas.CURATED, {}) as shard:
             for row in rows:
@@ -51,7 +50,7 @@ class Shelf:
 
     def stage(self, name: str, key: str, *, is_complete: bool = True) -> str:
         """A stage's directory."""
-        target = StageDir(root=self.root, stage=name, fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32])
+        target = StageDir(root=self.root, stage=name, fingerprint=image_id(key))
         with write_shard(target.planned(1)[0], schemas.SIZES, {}) as shard:
             shard.keep({"cluster_id": 1, "size": 1})
         if is_complete:

@@ -7,7 +7,8 @@ import pytest
 from lvd.flows import difference as room
 from lvd.flows.difference import Balance, difference
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir
+from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.tasks.own_vectors import CHOSEN
 from lvd.tests.flows.shelf import Shelf, image_id, lost, published
 from lvd.tests.flows.test_cli import lvd
 
@@ -128,6 +129,21 @@ def test_versions_that_share_nothing(local_root: str) -> None:
     assert difference(local_root, "v2", "v1").kept == 0
 
 
+def test_versions_of_a_run_over_vectors(local_root: str) -> None:
+    """They have shards of their own, and names in the place of keys."""
+    shelf = Shelf(local_root)
+    for number, names in ((1, "abc"), (2, "bcd")):
+        dataset = shelf.version(number, [shelf.shard(f"none {number}")])
+        with write_shard(dataset.planned(1)[0], CHOSEN, {}) as shard:
+            for row, name in enumerate(names):
+                own = {"role": "retrieved", "retrieved_for": [], "query_id": "q" if name == "c" else str(number)}
+                shard.keep({"row": row + number, "image_id": name, **own})
+        commit(dataset, 1, config={}, inputs={})
+    found = difference(local_root, "v1", "v2", all_images=True)
+    assert ([one.key for one in found.added_images], [one.key for one in found.removed_images]) == (["d"], ["a"])
+    assert [(one.key, one.columns) for one in found.changed_images] == [("b", ("query_id",))]
+
+
 @pytest.mark.parametrize("name", ["v3", "", "newest"])
 def test_a_version_that_is_not_there(shelf: Shelf, name: str) -> None:
     with pytest.raises(InputError, match=r"^V2 must be a version of the root, one of v1, v2 or latest, was "):
@@ -151,6 +167,6 @@ def test_it_is_shown(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     }
     code, out, _ = lvd(monkeypatch, capsys, "versions", "--root", shelf.root)
     assert [line.split() for line in out.splitlines()[2:4]] == [
-        ["v1", "2026-01-01", "00:00", "UTC", "11", "14", "11", "2", "0"],
-        ["v2", "2026-01-02", "00:00", "UTC", "9", "14", "9", "2", "1", "latest"],
+        ["v1", "2026-01-01", "00:00", "UTC", "11", "14", "2", "0"],
+        ["v2", "2026-01-02", "00:00", "UTC", "9", "14", "2", "1", "latest"],
     ]
