@@ -65,7 +65,7 @@ def show_groups(title: str, groups: tuple[Group, ...], total: int) -> None:
     rows = table(title, "reason", "images", "share", "for example", numbers=("images", "share"))
     for group in groups[:MOST_ROWS]:
         share = f"{group.images / total:.1%}"
-        rows.add_row(escape(group.why), f"{group.images:,}", share, escape("  ".join(group.examples)))
+        rows.add_row(escape(group.why), f"{group.images:,}", share, escape("\n".join(group.examples)))
     if len(groups) > MOST_ROWS:
         rows.add_row(f"and {len(groups) - MOST_ROWS:,} more: --json", "", "", "")
     console.print(rows)
@@ -89,8 +89,8 @@ def show_leftovers(root: str, keep: int | None, delete: bool) -> None:
     show_sums(found)
     console.print(f"kept     {', '.join(found.kept)}: {size(found.needed_bytes)}")
     if found.versions:
-        runs = f"with {len(found.records)} records of runs"
-        console.print(f"{'removed' if delete else 'to go'}  {', '.join(found.versions)}, {runs}")
+        what = "removed" if delete else "to go  "
+        console.print(f"{what}  {', '.join(found.versions)}; records of runs: {len(found.records)}")
     if found.unknown:
         console.print(f"alone    {', '.join(map(escape, found.unknown))}: no stage wrote them, they stay")
     what = f"{len(found.directories):,} directories, {size(found.num_bytes)}"
