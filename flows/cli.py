@@ -153,6 +153,39 @@ def metrics(root: str) -> None:
 
 
 @app.command()
+def versions(root: Annotated[str, typer.Option("--root")] = "demo") -> None:
+    """The published versions: when, how many images, how many shards they share."""
+    from lvd.flows.show_versions import show_versions
+
+    show_versions(root)
+
+
+@app.command()
+def diff(
+    older: Annotated[str, typer.Argument(metavar="V1", help="v1, or 1.")],
+    newer: Annotated[str, typer.Argument(metavar="V2", help="v2, 2, or latest.")],
+    root: Annotated[str, typer.Option("--root")] = "demo",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: every image, not only examples.")] = False,
+) -> None:
+    """What two versions differ in: images added, removed, changed, and why; by collection and domain."""
+    from lvd.flows.show_versions import show_difference
+
+    show_difference(root, older, newer, as_json)
+
+
+@app.command()
+def gc(
+    root: str,
+    keep: Annotated[int | None, typer.Option("--keep", help="The newest versions that stay; by default all.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Removes it; without, it is only listed.")] = False,
+) -> None:
+    """What no version needs: lists it, and with --delete removes it."""
+    from lvd.flows.show_versions import show_leftovers
+
+    show_leftovers(root, keep, delete)
+
+
+@app.command()
 def why(key: str, root: Annotated[str, typer.Option("--root")] = "demo") -> None:
     """The fate of a URL, a source path or an image id: where it went, its score, because of which other image."""
     from lvd.flows.show import show_why

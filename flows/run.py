@@ -14,7 +14,7 @@ from lvd.flows.group import Call, Outcome
 from lvd.flows.progress import Progress, Unseen
 from lvd.flows.recipe import Recipe
 from lvd.infra.errors import InputError, ShardError
-from lvd.infra.shards import ShardRef, StageDir, commit, fingerprint
+from lvd.infra.shards import ShardRef, StageDir, commit, commit_lent, fingerprint, unwritten
 from lvd.infra.storage import Storage
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Work(BaseModel):
     """The shards of one stage directory: what they are, and how one of them is computed.
 
     device: the kind that they ask for; what takes an argument `device` is given its own one of that kind.
+    lent: the shards, where these lie in directories of their own, for others to share; then `count` is their number.
     """
 
     target: StageDir
@@ -38,6 +39,16 @@ class Work(BaseModel):
     config: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
     notes: dict[str, Any] = {}
+    lent: list[ShardRef] | None = None
+
+    def missing(self) -> list[ShardRef]:
+        return self.target.missing(self.count) if self.lent is None else unwritten(self.lent)
+
+    def close(self) -> None:
+        if self.lent is None:
+            commit(self.target, self.count, config=self.config, inputs=self.inputs, notes=self.notes)
+        else:
+            commit_lent(self.target, self.lent, config=self.config, inputs=self.inputs)
 
 
 class Run:
@@ -101,7 +112,7 @@ class Run:
         """
         different = {work.target.directory: work for work in works}.values()  # pool and benchmark may share images
         open_works = [work for work in different if self.needs(work.target, 0)]
-        missing = {work.target.directory: work.target.missing(work.count) for work in open_works}
+        missing = {work.target.directory: work.missing() for work in open_works}
         for work in open_works:
             self.computed[work.target.stage] += len(missing[work.target.directory])
         failed: list[Outcome] = []
@@ -114,7 +125,7 @@ class Run:
                     failed.append(outcome)
         raise_first(stage, failed, sum(map(len, missing.values())))
         for work in open_works:
-            commit(work.target, work.count, config=work.config, inputs=work.inputs, notes=work.notes)
+            work.close()
 
     def outcomes(self, stage: str, calls: Iterable[Call], number: int, device: str = "cpu") -> Iterator[Outcome]:
         """What became of every call, as they are done."""

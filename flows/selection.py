@@ -44,8 +44,10 @@ def publish(
     included = [g for g, c in zip(sources.curated, run.recipe.curated, strict=True) if c.include]
     curated_parts = [part for g in included for part in g.parts]
     all_parts = [*curated_parts, *sources.pool.parts]
-    images = [part.images.shards() for part in all_parts]
-    content = [part.content.shards() if part.content else [] for part in all_parts]
+    looked = [
+        publish_stage.Looked(images=part.images.shards(), content=part.content.shards() if part.content else [])
+        for part in all_parts
+    ]
     vector_refs = vectors.pool.shards()
     inputs = {
         "images": [part.images.directory for part in all_parts],
@@ -53,13 +55,12 @@ def publish(
         "fates": survivors.directory,
         "cells": list(cells.cells.directories),
     }
-    if any(content):
+    if any(part.content for part in all_parts):
         inputs["content"] = [part.content.directory for part in all_parts if part.content]
     selection = run.target("selection", publish_stage.VERSION, config.model_dump(), len(curated_parts), inputs)
     if run.needs(selection):
         matched = [Matched(name=n, shards=tuple(d.shards())) for n, d in matches.by_collection.items()]
-        curated_images, pool_images = images[: len(curated_parts)], images[len(curated_parts) :]
-        curated = [publish_stage.Looked(images=i, content=c) for i, c in zip(curated_images, content, strict=False)]
+        curated, pool_images = looked[: len(curated_parts)], [one.images for one in looked[len(curated_parts) :]]
         left = cells.cells.shards()
         chosen = publish_stage.select.submit(curated, pool_images, left, matched, selection, config)
         commit(selection, chosen.result(), config=config.model_dump(), inputs=inputs)
@@ -76,23 +77,39 @@ def publish(
     ledger = run.named(f"curated/{version}", "ledger")
     gone = cells.duplicates.shards()[0] if cells.duplicates else None
     computing = _ledger_shards(all_parts, len(curated_parts), selection, survivors.shards(), vector_refs, gone)
-    count = sum(len(refs) for refs in images)
+    count = sum(len(one.images) for one in looked)
     run.complete("publish", [Work(target=ledger, count=count, call=computing, inputs=inputs)])
     candidates = sum(part.manifest.account()["rows_in"] for part in all_parts)
     states = ledger_stage.check_balance(ledger.shards(), candidates)
 
-    dataset, chosen_refs = run.named("curated", version), selection.shards()
+    dataset = run.named("curated", version)
     faces = run.recipe.screen.faces
     blur = publish_stage.Blur(min_score=faces.blur_min_score) if faces else None
-    looked = [publish_stage.Looked(images=i, content=c) for i, c in zip(images, content, strict=True)]
-
-    def write(ref: ShardRef) -> Call:
-        return call(publish_stage.publish_shard, chosen_refs[ref.index], looked, ref, blur)
-
+    lent, computing = _shards(all_parts, looked, selection, blur)
     settings = config.model_dump()
-    work = Work(target=dataset, count=len(chosen_refs), call=write, config=settings, inputs=inputs)
+    work = Work(target=dataset, count=len(lent), call=computing, config=settings, inputs=inputs, lent=lent)
     run.complete("publish", [work])
     return versions.Published(version=version, dataset=dataset, ledger=ledger, states=states, candidates=candidates)
+
+
+def _shards(
+    parts: list[Part], looked: list[publish_stage.Looked], selection: StageDir, blur: publish_stage.Blur | None
+) -> tuple[list[ShardRef], Callable[[ShardRef], Call]]:
+    """The shards of the dataset, each in a directory named by what is in it, and how one of them is computed.
+
+    What is in it: rows of the selection, the images that they name, and, if faces are blurred, where and how. So every
+    version that holds the same finds the shard there.
+    """
+    sources: dict[str, ShardRef] = {}  # directory of a shard of the dataset → its shard of the selection
+    for ref, notes in zip(selection.shards(), selection.account()["shard_notes"], strict=True):
+        faces = [parts[number].content.directory for number in notes["parts"]] if blur else []
+        identity = (publish_stage.VERSION, notes["digest"], blur and blur.model_dump(), faces)
+        sources[f"{versions.SHARDS}/{fingerprint(versions.SHARDS, *identity)}"] = ref
+
+    def computing(ref: ShardRef) -> Call:
+        return call(publish_stage.publish_shard, sources[ref.directory], looked, ref, blur)
+
+    return [ShardRef(root=selection.root, directory=name, index=0, count=1) for name in sources], computing
 
 
 def _ledger_shards(

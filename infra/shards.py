@@ -28,7 +28,7 @@ SCHEMA_VERSION = "1"
 BATCH_ROWS = 256
 BATCH_BYTES = 32 << 20
 REJECT_BYTES = 64 << 10
-READERS = 16  # accounts that are read at once when a stage is closed
+READERS = 16  # small requests to storage that are on their way at once
 NODE_VARIABLE = "LVD_NODE"
 FEATURES = b"huggingface"
 
@@ -88,10 +88,11 @@ class StageDir(BaseModel, frozen=True):
         return [ShardRef(root=self.root, directory=self.directory, index=i, count=count) for i in range(count)]
 
     def shards(self, base: int = 0) -> list[ShardRef]:
-        """The shards of a complete stage, with their rows."""
-        rows = self.account()["shard_rows"]
-        refs, first_row = [], 0
-        for ref, count in zip(self.planned(len(rows)), rows, strict=True):
+        """The shards of a complete stage, with their rows, wherever they lie."""
+        account = self.account()
+        rows, first_row, refs = account["shard_rows"], 0, []
+        lent = [ShardRef(root=self.root, **one) for one in account.get("shards", ())]
+        for ref, count in zip(lent or self.planned(len(rows)), rows, strict=True):
             refs.append(ref.model_copy(update={"first_row": first_row, "rows": count, "base": base}))
             first_row += count
         return refs
@@ -105,6 +106,12 @@ class StageDir(BaseModel, frozen=True):
 def is_written(ref: ShardRef) -> bool:
     """Whether the shard is on storage, and so done."""
     return Storage(ref.root).exists(ref.name())
+
+
+def unwritten(refs: list[ShardRef]) -> list[ShardRef]:
+    """Those of these shards, whatever their directories, that are not on storage yet."""
+    with ThreadPoolExecutor(READERS) as readers:
+        return [ref for ref, there in zip(refs, readers.map(is_written, refs), strict=True) if not there]
 
 
 class ShardWriter:
@@ -352,24 +359,48 @@ def commit(
     target: StageDir, count: int, *, config: dict[str, Any], inputs: dict[str, Any], notes: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Closes a stage and returns its stage.json, which is written last; the files before it make it a dataset."""
-    storage, refs = target.storage, target.planned(count)
+    refs = target.planned(count)
+    files = [ref.name().rsplit("/", 1)[-1] for ref in refs]
+    account = _accounted(target, refs, files, {"config": config, "inputs": inputs, "notes": notes or {}})
+    target.storage.write_json(f"{target.directory}/stage.json", account)
+    return account
+
+
+def commit_lent(
+    target: StageDir, refs: list[ShardRef], *, config: dict[str, Any], inputs: dict[str, Any]
+) -> dict[str, Any]:
+    """Closes a stage that has no shards of its own: it consists of these, which lie in other directories of its root.
+
+    stage.json names them, so that `shards` finds them; so does state.json, by relative names, which
+    `datasets.load_from_disk` follows on a local folder. From elsewhere that copies the folder alone: for there
+    data_files.json lists the files by their names below the root. A root that is moved or copied whole stays whole.
+    """
+    back = "../" * len(target.directory.split("/"))
+    account = _accounted(target, refs, [back + ref.name() for ref in refs], {"config": config, "inputs": inputs})
+    account["shards"] = [ref.model_dump(include={"directory", "index", "count"}) for ref in refs]
+    target.storage.write_json(f"{target.directory}/data_files.json", [ref.name() for ref in refs])
+    target.storage.write_json(f"{target.directory}/stage.json", account)
+    return account
+
+
+def _accounted(target: StageDir, refs: list[ShardRef], files: list[str], said: dict[str, Any]) -> dict[str, Any]:
+    """What stage.json says of a stage that has these shards; writes what makes it a dataset."""
+    storage = target.storage
     with ThreadPoolExecutor(READERS) as readers:
         accounts = list(readers.map(lambda ref: storage.read_json(ref.name("account", "json")), refs))
     with storage.open(refs[0].name()) as file, pa.ipc.open_stream(file) as stream:
         features = json.loads(stream.schema.metadata[FEATURES])["info"]["features"]
-    write_dataset_files(
-        storage, target.directory, features, [ref.name().rsplit("/", 1)[-1] for ref in refs], target.fingerprint
-    )
+    write_dataset_files(storage, target.directory, features, files, target.fingerprint)
     reasons, cost = Counter(), Counter()
     for account in accounts:
         reasons.update(account["reasons"])
         cost.update(account["cost"])
-    account = {
+    return {
         "stage": target.stage,
         "fingerprint": target.fingerprint,
         "schema_version": SCHEMA_VERSION,
-        "config": config,
-        "inputs": inputs,
+        "notes": {},
+        **said,
         "versions": versions(),
         "rows_in": sum(a["rows_in"] for a in accounts),
         "rows": sum(a["rows"] for a in accounts),
@@ -381,10 +412,7 @@ def commit(
         "ended_at": round(time.time(), 3),
         "peak_memory_mb": max((a["peak_memory_mb"] for a in accounts), default=0),
         "shard_notes": [a["notes"] for a in accounts] if any(a["notes"] for a in accounts) else [],
-        "notes": notes or {},
     }
-    storage.write_json(f"{target.directory}/stage.json", account)
-    return account
 
 
 def write_dataset_files(

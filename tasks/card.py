@@ -108,6 +108,20 @@ from datasets import load_from_disk
 
 images = load_from_disk(".")  # this folder
 images[0]["image"]  # a PIL image
+```
+
+The images lie in `published/` beside the folder of the versions, which share them; `data_files.json` lists the files.
+So keep the root whole. From a bucket, where `load_from_disk` would copy this folder alone:
+
+```python
+import json
+import fsspec
+from datasets import load_dataset
+
+root, version = "s3://bucket/root", "curated/v1"  # where this folder is
+with fsspec.open(f"{{root}}/{{version}}/data_files.json") as file:
+    files = [f"{{root}}/{{name}}" for name in json.load(file)]
+images = load_dataset("arrow", data_files=files, split="train")  # streaming=True copies nothing
 ```"""
 
 

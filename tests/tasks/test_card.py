@@ -1,10 +1,14 @@
 """The dataset card: what hubs read of it, and that nothing breaks its Markdown."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import yaml
 
 from lvd.tasks import card, schemas
 from lvd.tasks.report import Collection, Loss, Step
+from lvd.tests.flows.shelf import Shelf, published
 
 FACTS = card.Facts(
     title="Birds",
@@ -71,6 +75,21 @@ def test_front_matter_is_what_a_hub_reads() -> None:
 def test_size_category(images: int, category: str) -> None:
     text = card.render(FACTS.model_copy(update={"roles": {"retrieved": images}}))
     assert front_matter(text)["size_categories"] == [category]
+
+
+def test_what_it_says_of_a_bucket_opens_the_images(s3_root: str, tmp_path: Path) -> None:
+    from datasets import Image
+
+    shelf = Shelf(s3_root)
+    shelf.version(1, [shelf.shard("one", published("a"), published("b")), shelf.shard("two", published("c"))])
+    code = card.render(FACTS).split("```python\n")[2].split("```")[0]
+    for said, meant in (("s3://bucket/root", s3_root), ('"train")', f'"train", cache_dir={str(tmp_path)!r})')):
+        assert said in code
+        code = code.replace(said, meant)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    images = names["images"].cast_column("image", Image(decode=False))
+    assert [(row["key"], row["image"]["bytes"]) for row in images] == [("a", b"a"), ("b", b"b"), ("c", b"c")]
 
 
 def test_every_column_is_described() -> None:
