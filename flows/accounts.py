@@ -16,7 +16,19 @@ from lvd.tasks.outcomes import FETCHED
 
 REJECTING = ("crawl", "download", "screen", "content", "descriptors", "embed")  # the stages that write rejects
 # computed as one, whatever the number of their shards
-DECISIONS = ("choices", "screened", "unique", "copies", "parents", "taken", "wanting", "retrieve", "selection")
+DECISIONS = (
+    "choices",
+    "screened",
+    "withheld",
+    "unique",
+    "copies",
+    "remaining",
+    "parents",
+    "taken",
+    "wanting",
+    "retrieve",
+    "selection",
+)
 EXAMPLES_EACH, TOP_DOMAINS = 2, 20
 ORDER = (
     *(
@@ -28,6 +40,8 @@ ORDER = (
         "content",
         "screen",
         "screened",
+        "marked",
+        "withheld",
         "hash-fit",
         "fingerprint",
         "unique",
@@ -47,6 +61,8 @@ ORDER = (
     ),
     *(
         "decontaminated",
+        "remaining",
+        "withdrawn",
         "imported",
         "embed",
         "sampled",
