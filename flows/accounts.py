@@ -86,14 +86,26 @@ def collections(
     kept: directory of images → published images; included: the curated collections that are published.
     """
     found: list[report.Collection] = []
-    for source in dict.fromkeys(part.partition.source for part in sources.pool.parts):
-        parts = tuple(part for part in sources.pool.parts if part.partition.source == source)
+    for parts in by_source(sources.pool):
+        source = parts[0].partition.source
         found.append(_collection("pool", source.source or source.path.rstrip("/").rsplit("/", 1)[-1], parts, kept))
     for gathered in sources.references:
         published = kept if gathered.name in included else None
         line = _collection(gathered.role, gathered.name, gathered.parts, published)
         found.append(line.model_copy(update={"dropped_for_it": per_reference.get(gathered.name)}))
     return tuple(found)
+
+
+def by_source(pool: Gathered) -> list[tuple[Part, ...]]:
+    """The partitions of every source of the pool."""
+    sources = dict.fromkeys(part.partition.source for part in pool.parts)
+    return [tuple(part for part in pool.parts if part.partition.source == source) for source in sources]
+
+
+def image_directories(sources: Sources) -> tuple[tuple[str, ...], ...]:
+    """Where the images of each of the `collections` lie."""
+    each = [*by_source(sources.pool), *(gathered.parts for gathered in sources.references)]
+    return tuple(tuple(dict.fromkeys(part.images.directory for part in parts)) for parts in each)
 
 
 def _collection(role: str, name: str, parts: tuple[Part, ...], kept: Counter[str] | None) -> report.Collection:

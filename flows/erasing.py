@@ -2,13 +2,13 @@
 
 Rows of the stages stay where they are, so that the numbers of all others hold; they lose their bytes and their names. A
 published version loses the rows. Interrupted, it is run again: what is done is found done. The stored images come last,
-as everything else is found by what they say.
+as everything else is found by what they say. A storage that keeps old versions of its files has them still.
 Cost: every shard of images, manifests, rejects and versions is read once, and those that hold such an image are written
 anew; memory: two batches, and the names of what is erased.
 """
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from lvd.flows.inquiry import NOT_STAGES
-from lvd.infra.shards import ShardRef, StageDir, fingerprint
+from lvd.infra.shards import StageDir, fingerprint, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import card, tallies
-from lvd.tasks.erased_page import without_names, without_pictures
+from lvd.tasks.erased_page import with_notice, without_names, without_pictures
 from lvd.tasks.erasing import Change, rewritten, tables, with_fates, without_rows
 from lvd.tasks.erasing import without_names as without_names_in
+from lvd.tasks.report import without_credentials
 from lvd.tasks.takedowns import FORGOTTEN, Takedowns, is_among, url_digest
 
 VERSIONS, SHARED = "curated", "published"
@@ -62,7 +63,8 @@ class Gone:
             self.every.add((digest, row["image_id"]))
             self.found.add(row["image_id"])
             self.urls |= {url_digest(url) for url in (row["url"],) if url}
-            self.names |= {name for name in (row["key"], row["url"]) if name and not name.startswith(FORGOTTEN)}
+            names = [name for name in (row["key"], row["url"]) if name and not name.startswith(f"{FORGOTTEN}:")]
+            self.names |= {*names, *map(without_credentials, names)}  # as pages show them
 
     def among(self, table: pa.Table) -> np.ndarray:
         """(n,) bool: the row is of such an image, as far as it says itself."""
@@ -104,7 +106,7 @@ class Eraser:
         """How many images a version has lost now: in its report, its lists, its ledger, its rows and its card."""
         target = StageDir(root=self._storage.root, stage=VERSIONS, fingerprint=version)
         folder = target.directory
-        self._page(f"{folder}/report.html")
+        self._page(f"{folder}/report.html", has_lost=self._loses(f"{folder}/ledger"))
         self._decontaminated(f"{folder}/decontaminated.parquet")
         for name in files(self._storage, f"{folder}/ledger", "data", below=False):
             self._rewrite(name, lambda table: with_fates(table, self._gone.entered(table)))
@@ -162,14 +164,23 @@ class Eraser:
         if counts == [ref.rows for ref in refs]:
             return
         old, state = self._storage.read_json(name), self._storage.read_json(f"{directory}/state.json")
-        said = fingerprint(state["_fingerprint"], counts)[:16]  # so that nobody's cache takes it for the old one
+        said = fingerprint(directory, counts)[:16]  # so that nobody's cache takes it for the old one
         self._put(f"{directory}/state.json", state, {**state, "_fingerprint": said})
-        self._put(name, old, recounted(old, refs, counts))
+        self._put(name, old, {**old, "rows": sum(counts), "shard_rows": counts})
 
-    def _page(self, name: str) -> None:
+    def _loses(self, ledger: str) -> bool:
+        """Whether a ledger has a published image that is gone; not any more once it was written anew."""
+        for name in files(self._storage, ledger, "data", below=False):
+            for table in tables(self._storage, name):
+                if (self._gone.entered(table) & (table["state"].to_numpy() == "kept")).any():
+                    return True
+        return False
+
+    def _page(self, name: str, *, has_lost: bool) -> None:
         if self._storage.exists(name):
             old = self._storage.read_bytes(name).decode()
             new = without_names(without_pictures(old, self._gone.found), self._gone.names)
+            new = with_notice(new) if has_lost else new
             if new != old:
                 self._storage.write_bytes(name, new.encode())
                 self.files += 1
@@ -197,19 +208,32 @@ class Eraser:
         endings, (roles, retrieved_for) = tallies.endings(ledger), tallies.published_counts(target.shards())
         facts, readme = f"{target.directory}/{card.FACTS_FILE}", f"{target.directory}/README.md"
         if self._storage.exists(facts):
-            said = self._storage.read_json(facts)
-            new = card.recounted(card.Facts(**said), endings, dict(roles), dict(retrieved_for))
+            said = card.Facts(**self._storage.read_json(facts))
+            new = card.recounted(said, endings, self._kept(target), dict(roles), dict(retrieved_for))
             text = card.render(new).encode()
             if text != self._storage.read_bytes(readme):
                 self._storage.write_bytes(readme, text)
                 self.files += 1
-            self._put(facts, said, new.model_dump(mode="json"))
+            if new != said:
+                self._storage.write_bytes(facts, new.model_dump_json(indent=1).encode())
+                self.files += 1
         states = card.states_of(endings)
         for name in self._storage.names("runs"):
             if name.endswith(f"-{target.fingerprint}.json"):
                 old = self._storage.read_json(f"runs/{name}")
                 new = {**old, "ledger": {state: states[state] for state in old["ledger"]}}
                 self._put(f"runs/{name}", old, new)
+
+    def _kept(self, target: StageDir) -> Counter[str]:
+        """Directory of images → images of it that a version has: its ledger has a shard for each of their shards."""
+        ledger, kept = StageDir(root=target.root, stage=target.directory, fingerprint="ledger"), Counter()
+        refs = iter(ledger.shards())
+        for directory in ledger.account()["inputs"]["images"]:
+            stage, _, name = directory.rpartition("/")
+            for _ in StageDir(root=target.root, stage=stage, fingerprint=name).shards():
+                states = read_table(next(refs), ["state"])["state"].to_numpy()
+                kept[directory] += int((states == "kept").sum())
+        return kept
 
     def sidecars(self) -> None:
         """Rejects of all stages, links and manifests have no name of it."""
@@ -258,13 +282,3 @@ def files(storage: Storage, folder: str, kind: str, *, below: bool = True) -> It
         for name in storage.names(directory):
             if name.startswith(f"{kind}-") and name.endswith(".arrow"):
                 yield f"{directory}/{name}"
-
-
-def recounted(account: dict[str, Any], refs: list[ShardRef], counts: list[int]) -> dict[str, Any]:
-    """stage.json with these rows of its shards; where it names shards of other directories, there too."""
-    new = {**account, "rows": sum(counts)}
-    if "shard_rows" in account:
-        new["shard_rows"] = counts
-    if isinstance(account.get("shards"), list):
-        new["shards"] = [{**shard, "rows": rows} for shard, rows in zip(account["shards"], counts, strict=True)]
-    return new

@@ -41,8 +41,8 @@ def write_report(
     run.storage.write_bytes(f"{directory}/domains.parquet", outcomes.parquet(survey.outcomes))
     run.storage.write_bytes(f"{directory}/decontaminated.parquet", copying.decontaminated(sources, survivors, notes))
     run.storage.write_bytes(f"{directory}/report.html", report.render(page).encode())
-    said = facts(run, page, survey)
-    run.storage.write_json(f"{directory}/{card.FACTS_FILE}", said.model_dump(mode="json"))
+    said = facts(run, page, survey).model_copy(update={"images": accounts.image_directories(sources)})
+    run.storage.write_bytes(f"{directory}/{card.FACTS_FILE}", said.model_dump_json(indent=1).encode())
     run.storage.write_bytes(f"{directory}/README.md", card.render(said).encode())
 
 

@@ -206,8 +206,9 @@ def kind_of(entry: str) -> str | None:
 
 
 def exports(storage: Storage) -> tuple[str, ...]:
-    """The records of exports that were made of this root."""
-    return tuple(storage.uri(f"exports/{name}") for name in storage.names("exports") if name.endswith(".json"))
+    """Where copies of this root's versions lie, as far as it has records of them."""
+    records = (storage.read_json(f"exports/{name}") for name in storage.names("exports") if name.endswith(".json"))
+    return tuple(sorted({f"{record['out']} ({record['version']})" for record in records}))
 
 
 def directory(storage: Storage, name: str) -> StageDir:

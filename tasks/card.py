@@ -54,6 +54,7 @@ class Facts(BaseModel, frozen=True):
     funnel: tuple[Step, ...]
     losses: tuple[Loss, ...]
     collections: tuple[Collection, ...]
+    images: tuple[tuple[str, ...], ...] = ()  # the directories of each collection's images
     retrieved_for: dict[str, int]
     policies: dict[str, dict[str, Any]]  # collection → kind of retrieval and its numbers
     collisions: str
@@ -72,18 +73,29 @@ class Facts(BaseModel, frozen=True):
         return sum(self.roles.values())
 
 
-def recounted(facts: Facts, endings: Counter[Ending], roles: dict[str, int], retrieved_for: dict[str, int]) -> Facts:
+def recounted(
+    facts: Facts,
+    endings: Counter[Ending],
+    kept: Counter[str],
+    roles: dict[str, int],
+    retrieved_for: dict[str, int],
+) -> Facts:
     """The facts of a version from which images were taken down: everything that counts what is published.
 
-    endings: of its ledger; roles, retrieved_for: of its images.
+    endings: of its ledger; kept: directory of images → published images; roles, retrieved_for: of what is published.
     """
     states = states_of(endings)
+    collections = [
+        one if one.kept is None else one.model_copy(update={"kept": sum(kept[name] for name in names)})
+        for one, names in zip(facts.collections, facts.images, strict=True)
+    ]
     return facts.model_copy(
         update={
             "roles": roles,
             "states": {state: states[state] for state in facts.states},
             "funnel": funnel(endings),
             "losses": losses(endings),
+            "collections": tuple(collections),
             "retrieved_for": {name: retrieved_for[name] for name in sorted(retrieved_for)},
         }
     )

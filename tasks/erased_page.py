@@ -4,11 +4,18 @@ import html as markup
 import json
 import re
 from collections.abc import Iterable
+from functools import reduce
 
 from markupsafe import escape
 
 TAKEN_DOWN = "taken down"
 BOX = f'<figure class="pic"><div><span class="muted">{TAKEN_DOWN}</span></div><figcaption></figcaption></figure>'
+
+NOTICE = (
+    '<p class="muted">Images were taken down after this page was written: they are no longer in this version, nor '
+    "shown here. The numbers are those of the day; README.md has those of now.</p>"
+)
+IN_SCRIPTS = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("'", "\\u0027"))  # as Jinja writes JSON
 
 
 def without_pictures(page: str, image_ids: Iterable[str]) -> str:
@@ -36,13 +43,15 @@ def _figure(page: str, place: int) -> tuple[int, int, str]:
 def without_names(page: str, names: Iterable[str]) -> str:
     """The page with another word for each of these keys and URLs, as HTML and as JSON have them."""
     for name in sorted(set(names), key=len, reverse=True):
-        spelled = json.dumps(name)[1:-1], json.dumps(name, ensure_ascii=False)[1:-1]
-        for text in {
-            name,
-            str(escape(name)),
-            markup.escape(name),
-            *spelled,
-            *(s.replace("<", "\\u003c") for s in spelled),
-        }:
+        spelled = [json.dumps(name, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)]
+        spelled += [reduce(lambda text, pair: text.replace(*pair), IN_SCRIPTS, text) for text in spelled]
+        for text in {name, str(escape(name)), markup.escape(name), *spelled}:
             page = page.replace(text, TAKEN_DOWN)
     return page
+
+
+def with_notice(page: str) -> str:
+    """The page with a line that says that it was changed, once."""
+    begin = page.find("<main")
+    place = page.find(">", begin) + 1
+    return page if begin < 0 or NOTICE in page else page[:place] + NOTICE + page[place:]

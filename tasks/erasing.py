@@ -6,6 +6,7 @@ erasing goes on where it was interrupted, and what it has nothing to do with kee
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,18 @@ from lvd.tasks.takedowns import FORGOTTEN, alias_of
 
 Change = Callable[[pa.Table], pa.Table]  # gives the very same table if nothing in it has to change
 BROKEN = json.dumps({"broken": "it was taken down"})
-NAMES = ("url", "page_url", "alt", "domain", "label", "digest", "robots")  # what else says which image it was
+
+
+def _nothing(value: Any) -> None:
+    return None
+
+
+BLANKS: dict[str, Callable[[Any], Any]] = {  # what stands for what says which image it was
+    **dict.fromkeys(("url", "page_url", "alt", "domain", "label", "digest", "robots"), _nothing),
+    "location": lambda location: location and BROKEN,  # of a manifest: where it lies, if it is not fetched
+    "error": lambda error: "",  # of a reject, as its first bytes
+    "bytes": lambda data: b"",
+}
 
 
 def tables(storage: Storage, name: str) -> Iterator[pa.Table]:
@@ -64,33 +76,31 @@ def without_names(table: pa.Table, gone: np.ndarray) -> pa.Table:
     gone = gone & ~is_alias(table["key"])
     if not gone.any():
         return table
-    mask, columns = pa.array(gone), []
+    columns = []
     for field in table.schema:
-        column = table[field.name]
+        column, change = table[field.name], None
         if field.name == "key":
-            keys = column.to_pylist()
-            column = pa.array([alias_of(k) if g else k for k, g in zip(keys, gone.tolist(), strict=True)], field.type)
-        elif field.name in NAMES:
-            column = pc.if_else(mask, pa.scalar(None, field.type), column)
-        elif field.name in BLANKS:
-            column = pc.if_else(mask, pa.scalar(BLANKS[field.name], field.type), column)
+            change = alias_of
         elif field.name == "image":
-            column = _emptied(column.combine_chunks(), mask)
-        columns.append(column)
+            column = _emptied(column.combine_chunks(), gone)
+        elif field.name in BLANKS:
+            change = BLANKS[field.name]
+        columns.append(column if change is None else _changed(column, gone, change))
     return pa.Table.from_arrays(columns, schema=table.schema)
 
 
-# of links and manifests: where it lies; of rejects: what was said of it, and its first bytes
-BLANKS = {"location": BROKEN, "error": "", "bytes": b""}
+def _changed(column: pa.ChunkedArray | pa.Array, gone: np.ndarray, change: Callable[[Any], Any]) -> pa.Array:
+    """The column with other values where rows are gone, built anew: Arrow keeps what lies below a null that it sets."""
+    values = column.to_pylist()
+    return pa.array([change(v) if g else v for v, g in zip(values, gone.tolist(), strict=True)], column.type)
 
 
-def _emptied(images: pa.StructArray | pa.ChunkedArray, mask: pa.Array) -> pa.Array:
-    """The column `image` with no bytes where the mask is: a decoder refuses them, as it refuses any that are none."""
+def _emptied(images: pa.StructArray | pa.ChunkedArray, gone: np.ndarray) -> pa.Array:
+    """The column `image` with no bytes where rows are gone: a decoder refuses them, as all that are no image."""
     images = images.chunk(0) if isinstance(images, pa.ChunkedArray) else images
-    data, path = images.field("bytes"), images.field("path")
-    data = pc.if_else(mask, pa.scalar(b"", data.type), data)
-    path = pc.if_else(mask, pa.scalar(None, path.type), path)
-    return pa.StructArray.from_arrays([data, path], fields=[images.type.field("bytes"), images.type.field("path")])
+    fields = [images.type.field(name) for name in ("bytes", "path")]
+    data = _changed(images.field("bytes"), gone, lambda data: b"")
+    return pa.StructArray.from_arrays([data, _changed(images.field("path"), gone, _nothing)], fields=fields)
 
 
 def with_fates(table: pa.Table, gone: np.ndarray) -> pa.Table:

@@ -73,7 +73,7 @@ MEANINGS = {
     "copy": "descriptor joins it to another image (self-deduplication)",
     "benchmark_copy": "copies an image of a benchmark (relative deduplication)",
     "curated_copy": "copies a curated image (relative deduplication)",
-    "forgotten": "taken down by request, or a copy of an image that was; nothing else of it is kept here",
+    "forgotten": "taken down by request, or a copy of an image that was",
     "not_finite": "the model gave no finite vector",
     "semantic_duplicate": "means the same as another image of its cluster; value: similarity",
     "not_retrieved": "unlike the curated images: nothing is wrong with it",
