@@ -54,6 +54,9 @@ class Gone:
         for name in files(storage, "download", "data"):
             for table in tables(storage, name):
                 self._learn(name.rpartition("/")[0], table)
+        for name in (name for stage in ("crawl", "download") for name in files(storage, stage, "rejects")):
+            for table in tables(storage, name):  # what gave no image; pages name some of it
+                self._name(table["key"].filter(pa.array(self.among(table))).to_pylist())
 
     def _learn(self, directory: str, table: pa.Table) -> None:
         rows = table.filter(pa.array(self.among(table))).select(["image_id", "key", "url"]).to_pylist()
@@ -63,8 +66,11 @@ class Gone:
             self.every.add((digest, row["image_id"]))
             self.found.add(row["image_id"])
             self.urls |= {url_digest(url) for url in (row["url"],) if url}
-            names = [name for name in (row["key"], row["url"]) if name and not name.startswith(f"{FORGOTTEN}:")]
-            self.names |= {*names, *map(without_credentials, names)}  # as pages show them
+            self._name([row["key"], row["url"]])
+
+    def _name(self, names: list[str | None]) -> None:
+        named = [name for name in names if name and not name.startswith(f"{FORGOTTEN}:")]
+        self.names |= {*named, *map(without_credentials, named)}  # as pages show them
 
     def among(self, table: pa.Table) -> np.ndarray:
         """(n,) bool: the row is of such an image, as far as it says itself."""
@@ -210,13 +216,10 @@ class Eraser:
         if self._storage.exists(facts):
             said = card.Facts(**self._storage.read_json(facts))
             new = card.recounted(said, endings, self._kept(target), dict(roles), dict(retrieved_for))
-            text = card.render(new).encode()
-            if text != self._storage.read_bytes(readme):
-                self._storage.write_bytes(readme, text)
-                self.files += 1
-            if new != said:
+            if new != said:  # which are written last
+                self._storage.write_bytes(readme, card.render(new).encode())
                 self._storage.write_bytes(facts, new.model_dump_json(indent=1).encode())
-                self.files += 1
+                self.files += 2
         states = card.states_of(endings)
         for name in self._storage.names("runs"):
             if name.endswith(f"-{target.fingerprint}.json"):
