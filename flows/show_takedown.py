@@ -23,7 +23,7 @@ def show_taken(taken: Taken) -> None:
         console.print(f"record   {escape(taken.record)}")
     if taken.erased:
         for version, images in taken.erased.versions.items():
-            console.print(f"{version:8} {images:,} images fewer")
+            console.print(f"{version:8} lost {images:,}")
         console.print(f"erased   {taken.erased.images:,} stored images; {taken.erased.files:,} files were written anew")
     elif taken.record:
         console.print("the next version is without them; --now takes them out of those that are there")

@@ -59,7 +59,7 @@ def rewritten(storage: Storage, name: str, change: Change) -> tuple[bool, int]:
     return True, rows
 
 
-def is_alias(column: pa.ChunkedArray) -> np.ndarray:
+def are_aliases(column: pa.ChunkedArray) -> np.ndarray:
     """(n,) bool: the key is a hash already."""
     return pc.fill_null(pc.starts_with(column, f"{FORGOTTEN}:"), False).to_numpy(False)
 
@@ -73,7 +73,7 @@ def without_names(table: pa.Table, gone: np.ndarray) -> pa.Table:
 
     gone: (n,) bool; a row whose key is a hash has been dealt with.
     """
-    gone = gone & ~is_alias(table["key"])
+    gone = gone & ~are_aliases(table["key"])
     if not gone.any():
         return table
     columns = []
@@ -105,7 +105,7 @@ def _emptied(images: pa.StructArray | pa.ChunkedArray, gone: np.ndarray) -> pa.A
 
 def with_fates(table: pa.Table, gone: np.ndarray) -> pa.Table:
     """Rows of a ledger, of which the gone ones were dropped because they were taken down."""
-    has_image = gone & pc.is_valid(table["image_id"]).to_numpy(False) & ~is_alias(table["key"])
+    has_image = gone & pc.is_valid(table["image_id"]).to_numpy(False) & ~are_aliases(table["key"])
     named = without_names(table, gone)
     if not has_image.any():
         return named

@@ -138,8 +138,8 @@ def mark_shard(images: ShardRef, target: ShardRef, records: tuple[str, ...]) -> 
 
 
 def _said(table: pa.Table, chosen: np.ndarray) -> str | None:
-    """What tells these marks from others; None if there are none."""
-    rows = table.filter(pa.array(chosen))
+    """What tells these rows from others; None if there are none."""
+    rows = table.filter(pa.array(chosen)).select(["row", "image_id"])
     return hashlib.sha256(repr(rows.to_pydict()).encode()).hexdigest()[:16] if len(rows) else None
 
 

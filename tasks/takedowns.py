@@ -97,7 +97,7 @@ class Takedowns:
         names = [name for name in ("key", "url") if name in table.schema.names]
         for name in names:
             column = table[name].to_pylist()
-            found[[bool(text) and _ALIAS.fullmatch(text) is not None for text in column]] = DOMAIN
+            found[[text is not None and is_alias(text) for text in column]] = DOMAIN
             if self._domains:
                 found[[self._domain_record(text) is not None for text in column]] = DOMAIN
         if "image_id" in table.schema.names:
@@ -154,6 +154,11 @@ def url_digest(key: str) -> str:
 def alias_of(key: str) -> str:
     """What stands in a ledger for the key of an image that was forgotten: a hash."""
     return f"{FORGOTTEN}:{url_digest(key)}"
+
+
+def is_alias(key: str) -> bool:
+    """Whether a key is what `alias_of` gives."""
+    return key.startswith(FORGOTTEN) and _ALIAS.fullmatch(key) is not None
 
 
 def domain_digest(domain: str) -> str:

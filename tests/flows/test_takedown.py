@@ -16,8 +16,11 @@ from datasets import load_from_disk
 from PIL import Image
 
 from lvd.flows import erasing, takedown
+from lvd.flows.curate import look
 from lvd.flows.finding import find
 from lvd.flows.inquiry import directories, fates_of, last_run
+from lvd.flows.recipe import load
+from lvd.flows.show import show_why
 from lvd.flows.takedown import Asked, Taken
 from lvd.infra.errors import InputError
 from lvd.infra.shards import StageDir, read_table
@@ -224,12 +227,13 @@ def test_records_hold_hashes_only(taking: Taking) -> None:
     assert all('"by": "a person"' in text and '"reason": "asked for"' in text for text in texts)
 
 
-def test_why_tells_of_the_takedown(taking: Taking) -> None:
+def test_why_tells_of_the_takedown(taking: Taking, capsys: pytest.CaptureFixture) -> None:
     (row,) = fates_of(taking.root, image_id(file_of(TENTH)))
     assert row["key"] == alias_of("birds/10.jpg")
     (named,) = fates_of(taking.root, "birds/10.jpg")
     assert named == row
-    said = lvd("why", "birds/10.jpg", "--root", taking.root, home=taking.base / "prefect").stdout
+    show_why(taking.root, "birds/10.jpg")
+    said = capsys.readouterr().out
     assert "dropped at forgotten: forgotten" in said and "by a person: asked for" in said
     assert fates_of(taking.root, "https://one.example/linked.jpg") == []  # the key of a tar is another one
 
@@ -340,8 +344,8 @@ def test_now_that_is_interrupted_completes_when_it_is_run_again(
 
 def test_after_it_the_same_run_has_nothing_to_do(taking: Taking, erased: tuple[str, Taken]) -> None:
     root, _ = erased
-    process = lvd("run", str(taking.base / "recipe.yaml"), "--root", root, home=taking.base / "prefect")
-    assert "nothing was computed" in process.stdout, process.stderr[-4000:]
+    snapshot = look(load(str(taking.base / "recipe.yaml"), root=root))
+    assert snapshot is not None and snapshot.version == "v2" and not sum(snapshot.computed.values())
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(taking: Taking, tmp_path: Path) -> None:

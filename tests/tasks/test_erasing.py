@@ -1,7 +1,5 @@
 """Erasing: rows keep their places and lose what they said; what has nothing to lose is not written at all."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,13 +18,13 @@ URLS = [f"https://a.example/{number}.jpg" for number in range(5)]
 
 
 @pytest.fixture
-def images(local_root: str) -> list[ShardRef]:
+def images(root: str) -> list[ShardRef]:
     pictures = [jpeg(draw(list(CLASSES)[n], np.random.default_rng(n), (120, 90)))[1] for n in range(5)]
     rows = [
         planted.image(data, key=url, url=url, alt="a word", domain="a.example")
         for data, url in zip(pictures, URLS, strict=True)
     ]
-    return planted.images(local_root, rows, LAYOUT)
+    return planted.images(root, rows, LAYOUT)
 
 
 def erase(root: str, refs: list[ShardRef], url: str) -> list[bool]:
@@ -36,34 +34,32 @@ def erase(root: str, refs: list[ShardRef], url: str) -> list[bool]:
     return [erasing.rewritten(Storage(root), ref.name(), change)[0] for ref in refs]
 
 
-def test_a_row_stays_and_nothing_of_it_but_hashes(local_root: str, images: list[ShardRef]) -> None:
+def test_a_row_stays_and_nothing_of_it_but_hashes(root: str, images: list[ShardRef]) -> None:
     before = [row for ref in images for row in read_table(ref).to_pylist()]
-    files = [(Path(local_root) / ref.name()).read_bytes() for ref in images]
-    assert erase(local_root, images, URLS[3]) == [False, True]
+    files = [Storage(root).read_bytes(ref.name()) for ref in images]
+    assert erase(root, images, URLS[3]) == [False, True]
     after = [row for ref in images for row in read_table(ref).to_pylist()]
     assert [new for n, new in enumerate(after) if n != 3] == [old for n, old in enumerate(before) if n != 3]
     gone = {"image": {"bytes": b"", "path": None}, "key": alias_of(URLS[3]), "url": None, "alt": None, "domain": None}
     assert after[3] == {**before[3], **gone}
-    first, second = ((Path(local_root) / ref.name()).read_bytes() for ref in images)
+    first, second = (Storage(root).read_bytes(ref.name()) for ref in images)
     assert first == files[0]
     for what in (URLS[3].encode(), before[3]["image"]["bytes"]):  # also where Arrow would keep it below a null
         assert what in files[1] and what not in second
     assert before[2]["image"]["bytes"] in second
-    assert erase(local_root, images, URLS[3]) == [False, False]
+    assert erase(root, images, URLS[3]) == [False, False]
 
 
-def test_what_measures_it_again_rejects_it_and_goes_on(local_root: str, images: list[ShardRef]) -> None:
-    erase(local_root, images, URLS[3])
+def test_what_measures_it_again_rejects_it_and_goes_on(root: str, images: list[ShardRef]) -> None:
+    erase(root, images, URLS[3])
 
     def rejected(refs: list[ShardRef]) -> list[tuple[int, str]]:
         rows = [row for ref in refs for row in read_table(ref, kind="rejects").to_pylist()]
         return [(row["row"], row["key"]) for row in rows]
 
-    measured = planted.computed(
-        local_root, "screen", 2, lambda ref: screen.screen_shard.fn(images[ref.index], ref, 10**8)
-    )
+    measured = planted.computed(root, "screen", 2, lambda ref: screen.screen_shard.fn(images[ref.index], ref, 10**8))
     assert rejected(measured) == [(3, alias_of(URLS[3]))] and sum(ref.rows for ref in measured) == 4
-    target = StageDir(root=local_root, stage="descriptors", fingerprint="a")
+    target = StageDir(root=root, stage="descriptors", fingerprint="a")
     jobs = [engine.Job(images=images[ref.index], fates=None, target=ref) for ref in target.planned(2)]
     inference = Inference(model="builtin:dct", batch_size=4, precision="float32")
     described = engine.vectors_of_shards(jobs, inference, device="cpu")
