@@ -16,7 +16,19 @@ from lvd.tasks.outcomes import FETCHED
 
 REJECTING = ("crawl", "download", "screen", "content", "descriptors", "embed")  # the stages that write rejects
 # computed as one, whatever the number of their shards
-DECISIONS = ("choices", "screened", "unique", "copies", "parents", "taken", "wanting", "retrieve", "selection")
+DECISIONS = (
+    "choices",
+    "screened",
+    "withheld",
+    "unique",
+    "copies",
+    "remaining",
+    "parents",
+    "taken",
+    "wanting",
+    "retrieve",
+    "selection",
+)
 EXAMPLES_EACH, TOP_DOMAINS = 2, 20
 ORDER = (
     *(
@@ -28,6 +40,8 @@ ORDER = (
         "content",
         "screen",
         "screened",
+        "marked",
+        "withheld",
         "hash-fit",
         "fingerprint",
         "unique",
@@ -47,6 +61,8 @@ ORDER = (
     ),
     *(
         "decontaminated",
+        "remaining",
+        "withdrawn",
         "imported",
         "embed",
         "sampled",
@@ -75,8 +91,8 @@ def collections(
     published.
     """
     found: list[report.Collection] = []
-    for source in dict.fromkeys(part.partition.source for part in sources.pool.parts):
-        parts = tuple(part for part in sources.pool.parts if part.partition.source == source)
+    for parts in by_source(sources.pool):
+        source = parts[0].partition.source
         found.append(
             _collection("pool", source.source or source.path.rstrip("/").rsplit("/", 1)[-1], parts, kept, domains)
         )
@@ -85,6 +101,18 @@ def collections(
         line = _collection(gathered.role, gathered.name, gathered.parts, published, domains)
         found.append(line.model_copy(update={"dropped_for_it": per_reference.get(gathered.name)}))
     return tuple(found)
+
+
+def by_source(pool: Gathered) -> list[tuple[Part, ...]]:
+    """The partitions of every source of the pool."""
+    sources = dict.fromkeys(part.partition.source for part in pool.parts)
+    return [tuple(part for part in pool.parts if part.partition.source == source) for source in sources]
+
+
+def image_directories(sources: Sources) -> tuple[tuple[str, ...], ...]:
+    """Where the images of each of the `collections` lie."""
+    each = [*by_source(sources.pool), *(gathered.parts for gathered in sources.references)]
+    return tuple(tuple(dict.fromkeys(part.images.directory for part in parts)) for parts in each)
 
 
 def _collection(

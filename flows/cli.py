@@ -251,6 +251,31 @@ def serve(
 
 
 @app.command()
+def forget(
+    url: Annotated[list[str] | None, typer.Option("--url", help="Its address, or its key in the ledger.")] = None,
+    domain: Annotated[list[str] | None, typer.Option("--domain", help="All that lies there and below it.")] = None,
+    image_id: Annotated[list[str] | None, typer.Option("--image-id", help="As `lvd find` tells it.")] = None,
+    image: Annotated[list[str] | None, typer.Option("--image", help="A file with the picture.")] = None,
+    list_: Annotated[
+        str | None, typer.Option("--list", help="An opt-out list: a URL, a domain or an image id a line.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Kept in the record.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Who asked for it; kept in the record.")] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Out of the published versions and the stored bytes too; alone: all records.")
+    ] = False,
+    root: Annotated[str, typer.Option("--root")] = "demo",
+) -> None:
+    """Takes images down, with all their copies: out of every later version, with a record that holds hashes only."""
+    from lvd.flows import takedown
+    from lvd.flows.show_takedown import show_taken
+
+    names = {"urls": url, "domains": domain, "image_ids": image_id, "images": image}
+    asked = takedown.Asked(**{kind: tuple(found or ()) for kind, found in names.items()}, list_file=list_)
+    show_taken(takedown.forget(root, asked, now=now, by=by, reason=reason))
+
+
+@app.command()
 def models(
     filter_: Annotated[
         str, typer.Argument(metavar="FILTER", help="Lists the timm models whose name matches, e.g. 'vit_huge*'.")

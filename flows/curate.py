@@ -12,6 +12,7 @@ from lvd.flows.accounts import timings
 from lvd.flows.clustering import cluster
 from lvd.flows.crawling import crawl
 from lvd.flows.deduplication import copies, fingerprint
+from lvd.flows.forgetting import forget, withhold
 from lvd.flows.gathering import content, download, screen
 from lvd.flows.miniature import is_drawn, served
 from lvd.flows.preflight import check
@@ -34,8 +35,8 @@ def chain(run: Run) -> Snapshot:
         run.remark(f"new since the last run: {new} of {len(listed.pool.parts)} partitions of the pool")
     sources = content(run, download(run, listed))
     measures, screened = screen(run, sources)
-    unique = fingerprint(run, sources, measures, screened)
-    survivors = copies(run, sources, unique)
+    unique = fingerprint(run, sources, measures, withhold(run, sources, screened))
+    survivors = forget(run, sources, copies(run, sources, unique))
     vectors = embed(run, sources, survivors)
     cells = cluster(run, vectors)
     matches = retrieve(run, vectors, cells)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from lvd.flows import pool
 from lvd.flows.inquiry import described, last_run, ledger_rows, named_references
 from lvd.flows.recipe import Compute
+from lvd.flows.veiling import Veil, said
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir, gather_rows
 from lvd.infra.storage import Storage
@@ -27,6 +28,7 @@ from lvd.tasks.finding import Hit, Inverted, near_hashes, nearest_stored, thumbn
 from lvd.tasks.hash_fit import read_fit
 from lvd.tasks.models import engine
 from lvd.tasks.sources import IMAGE_SUFFIXES
+from lvd.tasks.takedowns import Record
 
 MAX_COPIES = 64  # of one picture that are listed, of the pool and of the references each
 OWN_AND_REPEATED = 8  # neighbours that are looked up beyond those asked for: the picture itself, images that lie twice
@@ -324,16 +326,40 @@ def picture_at(path: str) -> Picture | Finding:
         return Finding(path=path, error=f"{error.reason}: {' '.join(str(error).split())}")
 
 
-def findings(stored: Stored, pictures: list[Picture], neighbours: int) -> list[Finding]:
-    """What was found of every picture, in their order."""
+def findings(stored: Stored, pictures: list[Picture], neighbours: int, *, veil: bool = True) -> list[Finding]:
+    """What was found of every picture, in their order. veil: what was taken down is not named."""
     looked = look(stored, pictures, neighbours)
     hits = [hit for each in looked for hit in (*each.pool, *each.references, *each.hashed, *each.neighbours)]
     image_ids = {hit.image_id for hit in hits} | {picture.image_id for picture in pictures}
     register = Register(stored, image_ids, [hit for hit in hits if is_reference(hit.directory)])
+    hides, limits = Veil(stored.root) if veil else None, stored.thresholds
     return [
-        finding(picture, each, register, stored.thresholds, neighbours)
+        veiled(picture, each, register, limits, neighbours, hides)
+        if hides
+        else finding(picture, each, register, limits, neighbours)
         for picture, each in zip(pictures, looked, strict=True)
     ]
+
+
+def veiled(
+    picture: Picture, looked: Looked, register: Register, thresholds: Thresholds, neighbours: int, veil: Veil
+) -> Finding:
+    """As `finding`, without the images that were taken down; of the picture itself, or of one that it copies, is said
+    when that was."""
+
+    def record(image_id: str) -> Record | None:
+        return veil.record(image_id, register.rows.get(image_id, []))
+
+    if own := record(picture.image_id):
+        return Finding(path=picture.path, image_id=picture.image_id, verdict=said(own), cluster=looked.cluster)
+    copied = [hit for hit in looked.pool if hit.similarity >= thresholds.min_similarity]
+    gone = [found for hit in (*looked.hashed, *copied, *looked.references) if (found := record(hit.image_id))]
+    lists = {name: getattr(looked, name) for name in ("pool", "references", "hashed", "neighbours")}
+    left = {name: [hit for hit in hits if record(hit.image_id) is None] for name, hits in lists.items()}
+    shown = finding(picture, looked.model_copy(update=left), register, thresholds, neighbours)
+    if not gone:
+        return shown
+    return shown.model_copy(update={"verdict": f"a copy of an image that was {said(gone[0])}", "published": False})
 
 
 def look(stored: Stored, pictures: list[Picture], neighbours: int) -> list[Looked]:

@@ -10,8 +10,9 @@ from lvd.flows.versions import FOLDER, SHARDS, latest
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir, read_batches, read_table
 from lvd.infra.storage import TEMPORARY, Storage
+from lvd.tasks import takedowns
 
-NOT_STAGES = ("runs", "leases", "generations", "exports", "metrics", TEMPORARY)
+NOT_STAGES = ("runs", "leases", "generations", "exports", "metrics", takedowns.FOLDER, TEMPORARY)
 
 
 class Directory(BaseModel, frozen=True):
@@ -87,6 +88,7 @@ def last_run(storage: Storage) -> dict[str, Any] | None:
 def fates_of(root: str, key: str) -> list[dict[str, Any]]:
     """The ledger's rows whose key or image id is `key`, each with `cause`: what the image that caused it is, in words.
 
+    A candidate that was taken down is found by the hash of its key; there are no rows if it is in a record alone.
     Raises InputError if nothing was published, or no candidate is called so.
     """
     storage = Storage(root)
@@ -96,7 +98,9 @@ def fates_of(root: str, key: str) -> list[dict[str, Any]]:
             f"root must hold a published version, {root!r} has none: run `lvd run RECIPE --root {root}` first"
         )
     ledger = StageDir(root=root, stage=last["curated"], fingerprint="ledger")
-    found = ledger_rows(ledger, {key})
+    found = ledger_rows(ledger, {key, takedowns.alias_of(key)})
+    if not found and takedowns.Takedowns.read(storage).record_of(key, key):
+        return []
     if not found:
         raise InputError(
             f"key must be a URL, a source path or an image id of the ledger, was {key!r}: "

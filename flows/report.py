@@ -10,6 +10,7 @@ import yaml
 
 from lvd.flows import accounts, copying, sheets, versions
 from lvd.flows.collected import Cells, Matches, Sources
+from lvd.flows.forgetting import hidden
 from lvd.flows.run import Run
 from lvd.infra.shards import StageDir, read_table
 from lvd.tasks import card, charts, outcomes, report, tallies
@@ -35,13 +36,15 @@ def write_report(
     survey = Survey(run, published, sources)
     record["endings"] = [(*ending, count) for ending, count in sorted(survey.endings.items())]
     page = gather(run, published, sources, survivors, cells, matches, record, survey)
-    page = page.model_copy(update={"pictures": sheets.pictures(run, sources, page)})
+    page = page.model_copy(update={"pictures": sheets.pictures(run, sources, page, hidden(sources, survivors))})
     directory = published.dataset.directory
     notes = survivors.account()["notes"]
     run.storage.write_bytes(f"{directory}/domains.parquet", outcomes.parquet(survey.outcomes))
     run.storage.write_bytes(f"{directory}/decontaminated.parquet", copying.decontaminated(sources, survivors, notes))
     run.storage.write_bytes(f"{directory}/report.html", report.render(page).encode())
-    run.storage.write_bytes(f"{directory}/README.md", card.render(facts(run, page, survey)).encode())
+    said = facts(run, page, survey).model_copy(update={"images": accounts.image_directories(sources)})
+    run.storage.write_bytes(f"{directory}/{card.FACTS_FILE}", said.model_dump_json(indent=1).encode())
+    run.storage.write_bytes(f"{directory}/README.md", card.render(said).encode())
 
 
 class Survey:

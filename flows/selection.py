@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lvd.flows import versions
 from lvd.flows.collected import Cells, Embedded, Matches, Part, Sources, series_of
+from lvd.flows.forgetting import withdrawn_of
 from lvd.flows.group import Call, call
 from lvd.flows.measuring import measured_vectors
 from lvd.flows.run import Run, Work
@@ -57,10 +58,13 @@ def publish(
     }
     if any(part.content for part in all_parts):
         inputs["content"] = [part.content.directory for part in all_parts if part.content]
+    withdrawn = [withdrawn_of(survivors, part) for part in curated_parts]
     selection = run.target("selection", publish_stage.VERSION, config.model_dump(), len(curated_parts), inputs)
     if run.needs(selection):
         matched = [Matched(name=n, shards=tuple(d.shards())) for n, d in matches.by_collection.items()]
-        curated, pool_images = looked[: len(curated_parts)], [one.images for one in looked[len(curated_parts) :]]
+        each = zip(looked, withdrawn, strict=False)
+        curated = [one.model_copy(update={"withdrawn": gone}) for one, gone in each]
+        pool_images = [one.images for one in looked[len(curated_parts) :]]
         left = cells.cells.shards()
         chosen = publish_stage.select.submit(curated, pool_images, left, matched, selection, config)
         commit(selection, chosen.result(), config=config.model_dump(), inputs=inputs)
@@ -76,7 +80,7 @@ def publish(
 
     ledger = run.named(f"curated/{version}", "ledger")
     gone = cells.duplicates.shards()[0] if cells.duplicates else None
-    computing = _ledger_shards(all_parts, len(curated_parts), selection, survivors.shards(), vector_refs, gone)
+    computing = _ledger_shards(all_parts, withdrawn, selection, survivors.shards(), vector_refs, gone)
     count = sum(len(one.images) for one in looked)
     run.complete("publish", [Work(target=ledger, count=count, call=computing, inputs=inputs)])
     candidates = sum(part.manifest.account()["rows_in"] for part in all_parts)
@@ -114,13 +118,17 @@ def _shards(
 
 def _ledger_shards(
     parts: list[Part],
-    num_curated: int,
+    withdrawn: list[list[ShardRef]],
     selection: StageDir,
     fates: list[ShardRef],
     vectors: list[ShardRef],
     duplicates: ShardRef | None,
 ) -> Callable[[ShardRef], Call]:
-    """How a shard of the ledger is computed: one for every shard of images, the included curated ones first."""
+    """How a shard of the ledger is computed: one for every shard of images, the included curated ones first.
+
+    withdrawn: what was taken down of each included curated partition.
+    """
+    num_curated = len(withdrawn)
     chosen, places = selection.shards(), [notes["places"] for notes in selection.account()["shard_notes"]]
     each = [
         (number, index, manifest, images)
@@ -134,8 +142,8 @@ def _ledger_shards(
         number, index, manifest, images = each[ref.index]
         held = publish_stage.holding(chosen, places, number, images)
         if number < num_curated:
-            seen = content[number][index : index + 1]
-            return call(ledger_stage.curated_shard, manifest, images, seen, held, number, ref)
+            seen, gone = (refs[number][index : index + 1] for refs in (content, withdrawn))
+            return call(ledger_stage.curated_shard, manifest, images, seen, held, number, ref, gone)
         index = ref.index - pool_starts
         return call(
             ledger_stage.pool_shard, manifest, images, fates[index], vectors[index], held, number, ref, duplicates

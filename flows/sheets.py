@@ -32,9 +32,13 @@ SETTINGS = {
 }
 
 
-def pictures(run: Run, sources: Sources, page: report.Report) -> dict[At, Thumbnail]:
+def pictures(
+    run: Run, sources: Sources, page: report.Report, hidden: dict[tuple[str, str], set[int]]
+) -> dict[At, Thumbnail]:
     """Every picture that the page shows; each shard that holds one is read once. Where faces are blurred in what is
-    published, they are in the pictures too."""
+    published, they are in the pictures too.
+
+    hidden: rows of collections that were taken down, which nobody is shown."""
     faces = run.recipe.screen.faces
     cover = blurring(faces, min_score=faces.blur_min_score, device=run.device) if faces else None
     rows: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -43,7 +47,7 @@ def pictures(run: Run, sources: Sources, page: report.Report) -> dict[At, Thumbn
     return {
         At(g.role, g.name, row): picture
         for g in sources.all()
-        for row, picture in thumbnails(g.images(), rows[g.role, g.name], cover)
+        for row, picture in thumbnails(g.images(), rows[g.role, g.name] - hidden.get((g.role, g.name), set()), cover)
     }
 
 

@@ -148,16 +148,20 @@ def show_status(root: str) -> None:
 def show_why(root: str, key: str) -> None:
     """One paragraph for every candidate of that key: what it passed, where it ended, because of which other image."""
     from lvd.flows.inquiry import fates_of, last_run
+    from lvd.flows.show_takedown import show_record
 
     rows, last = fates_of(root, key), last_run(Storage(root))
+    if not rows:
+        show_record(root, {"key": key, "image_id": key, "stage": "", "state": ""})
     first = STAGES.index("embed") if "imported" in last["directories"] else 0  # a run over vectors begins there
     for row in rows:
         origin = f"({row['role']}, {row['source'] or 'no source'})"
         console.print(f"[bold]{escape(row['key'])}[/bold]  image {row['image_id'] or '–'}  {origin}")
-        passed = STAGES[first : STAGES.index(row["stage"])]
+        passed = STAGES[first : STAGES.index(row["stage"])] if row["stage"] in STAGES else ()
         if passed:
             console.print(f"  passed {', '.join(passed)}")
         console.print(f"  {row['state']} at {row['stage']}: {row['reason']}{score(row)}")
+        show_record(root, row)
         if row["because_of"]:
             console.print(f"  because of {row['because_of']}: {escape(row['cause'] or 'no longer listed')}")
 

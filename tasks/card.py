@@ -3,13 +3,16 @@
 It says nothing of where, when or how fast it was made, so that the same inputs give the same bytes.
 """
 
+from collections import Counter
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from lvd.tasks.report import Collection, Loss, Search, Step, share
+from lvd.tasks.report import Collection, Loss, Search, Step, funnel, losses, share
+from lvd.tasks.tallies import Ending
 
+FACTS_FILE = "card.json"  # beside the card: what it says, so that it can be written again when images are taken down
 COLUMNS = {
     "image_id": "the first 16 bytes of the SHA-256 of the bytes as they were stored when fetched, in hex",
     "image": "the bytes as they were stored, or with faces blurred, and the file name; decoded on access",
@@ -51,6 +54,7 @@ class Facts(BaseModel, frozen=True):
     funnel: tuple[Step, ...]
     losses: tuple[Loss, ...]
     collections: tuple[Collection, ...]
+    images: tuple[tuple[str, ...], ...] = ()  # the directories of each collection's images
     retrieved_for: dict[str, int]
     policies: dict[str, dict[str, Any]]  # collection → kind of retrieval and its numbers
     collisions: str
@@ -67,6 +71,42 @@ class Facts(BaseModel, frozen=True):
     @property
     def num_images(self) -> int:
         return sum(self.roles.values())
+
+
+def recounted(
+    facts: Facts,
+    endings: Counter[Ending],
+    kept: Counter[str],
+    roles: dict[str, int],
+    retrieved_for: dict[str, int],
+) -> Facts:
+    """The facts of a version from which images were taken down: everything that counts what is published.
+
+    endings: of its ledger; kept: directory of images → published images; roles, retrieved_for: of what is published.
+    """
+    states = states_of(endings)
+    collections = [
+        one if one.kept is None else one.model_copy(update={"kept": sum(kept[name] for name in names)})
+        for one, names in zip(facts.collections, facts.images, strict=True)
+    ]
+    return facts.model_copy(
+        update={
+            "roles": roles,
+            "states": {state: states[state] for state in facts.states},
+            "funnel": funnel(endings),
+            "losses": losses(endings),
+            "collections": tuple(collections),
+            "retrieved_for": {name: retrieved_for[name] for name in sorted(retrieved_for)},
+        }
+    )
+
+
+def states_of(endings: Counter[Ending]) -> Counter[str]:
+    """How many candidates ended in each state."""
+    states: Counter[str] = Counter()
+    for (_, _, state, _), count in endings.items():
+        states[state] += count
+    return states
 
 
 def render(facts: Facts) -> str:

@@ -17,7 +17,7 @@ from lvd.tasks.decode import DecodeError, decode_rgb
 EDGE_PX = 168  # the longer edge of a picture in the report
 QUALITY = 62  # of its WebP; about 5 kB a picture
 Cover = Callable[[Image.Image], Image.Image]
-COLUMNS = ["image", "key", "alt", "label", "width", "height", "format", "num_bytes"]
+COLUMNS = ["image_id", "image", "key", "alt", "label", "width", "height", "format", "num_bytes"]
 
 
 class At(NamedTuple):
@@ -46,6 +46,7 @@ class Thumbnail(BaseModel, frozen=True):
     height: int
     format: str
     num_bytes: int
+    image_id: str = ""  # by which its picture is found again when it is taken down
 
 
 class Pairing(BaseModel, frozen=True):
@@ -79,6 +80,7 @@ def thumbnail(image: dict[str, Any], edge_px: int = EDGE_PX, cover: Cover | None
         src=_data_url(image["image"]["bytes"], edge_px, cover),
         **text,
         **{name: image[name] for name in ("width", "height", "num_bytes")},
+        image_id=image.get("image_id", ""),
     )
 
 

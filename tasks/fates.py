@@ -60,6 +60,11 @@ class Fates:
         self.state[rows], self.stage[rows], self.reason[rows] = state, stage, reason
         self.score[rows], self.because_of[rows] = score, because_of
 
+    def overrule(self, rows: Any, stage: str, reason: str, *, because_of: Any = None) -> None:
+        """These rows are dropped here, whatever had become of them."""
+        self.state[rows], self.stage[rows], self.reason[rows] = "dropped", stage, reason
+        self.score[rows], self.because_of[rows] = np.nan, because_of
+
     def end_rejected(self, sidecars: list[ShardRef], stage: str, *, again: bool = False) -> None:
         """The images that the sidecars of a stage rejected have failed there, with the reason of the reject.
 

@@ -7,6 +7,7 @@ selection is made in one process that holds some 400 bytes for each, and names i
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -48,10 +49,13 @@ class Looked(BaseModel, frozen=True):
 
     images: list[ShardRef]
     content: list[ShardRef]
+    withdrawn: list[ShardRef] = []  # what of them was taken down, if anything was
 
-    def unseen(self) -> set[int]:
-        """Rows of images that could not be looked at."""
-        return {row for ref in self.content for row in read_table(ref, ["row"], kind="rejects")["row"].to_pylist()}
+    def left_out(self) -> set[int]:
+        """Rows of images that could not be looked at, or were taken down."""
+        unseen = (read_table(ref, ["row"], kind="rejects") for ref in self.content)
+        gone = (read_table(ref, ["row"]) for ref in self.withdrawn)
+        return {row for table in chain(unseen, gone) for row in table["row"].to_pylist()}
 
 
 class Blur(BaseModel, frozen=True):
@@ -64,12 +68,12 @@ class Blur(BaseModel, frozen=True):
 def included(parts: list[Looked]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(part, row, image id), (m,) each, of the included curated images, each content once, the first one staying.
 
-    An image in which faces were to be looked for and could not be is none of them.
+    An image in which faces were to be looked for and could not be is none of them, nor is one that was taken down.
     """
     part, row, ids = [], [], []
     for number, looked in enumerate(parts):
         found = read_column(looked.images, "image_id").to_numpy()
-        seen = np.setdiff1d(np.arange(len(found)), np.fromiter(looked.unseen(), dtype=np.int64))
+        seen = np.setdiff1d(np.arange(len(found)), np.fromiter(looked.left_out(), dtype=np.int64))
         part.append(np.full(len(seen), number))
         row.append(seen)
         ids.append(found[seen].astype("S32"))

@@ -19,6 +19,7 @@ from lvd.tasks.charts import Chart
 from lvd.tasks.contact_sheets import At, Groups, Sheet, Shown, Thumbnail
 from lvd.tasks.containers import Reason as DecodeReason
 from lvd.tasks.recall import Recall
+from lvd.tasks.takedowns import FORGOTTEN
 from lvd.tasks.tallies import Ending
 
 REFERENCE_REASONS = ("benchmark_copy", "curated_copy")
@@ -72,6 +73,7 @@ MEANINGS = {
     "copy": "descriptor joins it to another image (self-deduplication)",
     "benchmark_copy": "copies an image of a benchmark (relative deduplication)",
     "curated_copy": "copies a curated image (relative deduplication)",
+    "forgotten": "taken down by request, or a copy of an image that was",
     "not_finite": "the model gave no finite vector",
     "semantic_duplicate": "means the same as another image of its cluster; value: similarity",
     "not_retrieved": "unlike the curated images: nothing is wrong with it",
@@ -274,6 +276,8 @@ def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
     step("unique by fingerprint", lambda stage, state, reason: stage == "fingerprint")
     step("after self-deduplication", lambda stage, state, reason: stage == "copies" and reason not in REFERENCE_REASONS)
     step("after decontamination", lambda stage, state, reason: stage == "copies")
+    if any(stage == FORGOTTEN for stage, _, _ in left):
+        step("not taken down", lambda stage, state, reason: stage == FORGOTTEN)
     step("embedded", lambda stage, state, reason: stage == "embed")
     if any(stage == "cluster" for stage, _, _ in left):
         step("without semantic duplicates", lambda stage, state, reason: stage == "cluster")
@@ -286,7 +290,18 @@ def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
 
 def losses(counts: Counter[Ending]) -> tuple[Loss, ...]:
     """What ended for each reason, stage by stage, the most frequent first."""
-    order = ("crawl", "download", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
+    order = (
+        "crawl",
+        "download",
+        "screen",
+        "fingerprint",
+        "copies",
+        FORGOTTEN,
+        "embed",
+        "cluster",
+        "retrieve",
+        "publish",
+    )
     summed: Counter[tuple[str, str, str]] = Counter()
     for (_, stage, state, reason), count in counts.items():
         if state != "kept":

@@ -119,6 +119,22 @@ DECONTAMINATED = pa.schema(
     ]
 )
 
+MARKS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("kind", pa.string()),  # why a takedown means it: asked, found or domain
+    ]
+)
+
+WITHDRAWN = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("because_of", pa.string()),  # the forgotten image that it is a copy of; null if it was asked for itself
+    ]
+)
+
 CENTROIDS_FIELDS = (("cluster_id", pa.int32()), ("size", pa.int64()))
 
 CELLS = pa.schema(
