@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from lvd.tasks.report import Collection, Loss, Search, Step, share
+from lvd.tasks.report import Collection, Loss, Search, Step
+from lvd.tasks.wording import share
 
 COLUMNS = {
     "image_id": "the first 16 bytes of the SHA-256 of the bytes as they were stored when fetched, in hex",
