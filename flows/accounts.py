@@ -29,7 +29,7 @@ DECISIONS = (
     "retrieve",
     "selection",
 )
-EXAMPLES_EACH, TOP_DOMAINS = 2, 20
+EXAMPLES_EACH, TOP_DOMAINS, SHARED_DOMAINS = 2, 20, 12
 ORDER = (
     *(
         "links",
@@ -152,6 +152,16 @@ def short_edges(profile: tallies.Profile) -> tuple[report.Breakdown, ...]:
     names = enumerate(tallies.short_edge_names())
     lines = [report.Breakdown(name=name, before=before[bin_], after=after[bin_]) for bin_, name in names]
     return tuple(line for line in lines if line.before or line.after)
+
+
+def domain_shares(profile: tallies.Profile) -> tuple[report.Breakdown, ...]:
+    """The domains of most fetched images, and all others together, before and after."""
+    before, after = profile.fetched["domain"], profile.kept["domain"]
+    top = sorted(before, key=lambda name: (-before[name], name))[:SHARED_DOMAINS]
+    lines = [report.Breakdown(name=name, before=before[name], after=after[name]) for name in top]
+    rest = [counts.total() - sum(counts[name] for name in top) for counts in (before, after)]
+    others = [report.Breakdown(name="all others", before=rest[0], after=rest[1])] if any(rest) else []
+    return tuple([*lines, *others]) if top else ()
 
 
 def domains(profile: tallies.Profile, found: dict[str, Counter[str]]) -> tuple[report.Domain, ...]:

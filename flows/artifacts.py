@@ -5,7 +5,7 @@ from typing import Any
 from lvd.flows.run import Run
 from lvd.flows.server import dispensable
 from lvd.infra.shards import StageDir
-from lvd.tasks.report import size
+from lvd.tasks.wording import size
 
 
 def leave_artifacts(run: Run, stage: str, before: dict[str, int]) -> None:

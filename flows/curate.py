@@ -48,7 +48,7 @@ def chain(run: Run) -> Snapshot:
             {"role": g.role, "name": g.name, "images": [part.images.directory for part in g.parts]}
             for g in sources.all()
         ]
-        write_report(run, published, sources, survivors, cells, matches, record)
+        write_report(run, published, sources, survivors, vectors, cells, matches, record)
 
     return close(run, published, reported)
 

@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from lvd.flows.inquiry import NOT_STAGES
+from lvd.flows.leftovers import remove_directory
 from lvd.infra.shards import StageDir, fingerprint, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import card, tallies
 from lvd.tasks.erased_page import with_notice, without_names, without_pictures
 from lvd.tasks.erasing import Change, rewritten, tables, with_fates, without_rows
 from lvd.tasks.erasing import without_names as without_names_in
-from lvd.tasks.report import without_credentials
 from lvd.tasks.takedowns import FORGOTTEN, Takedowns, is_among, url_digest
+from lvd.tasks.wording import without_credentials
 
-VERSIONS, SHARED = "curated", "published"
+VERSIONS, SHARED, PATCHES = "curated", "published", "patches"
 
 
 class Erased(BaseModel, frozen=True):
@@ -96,6 +97,8 @@ def erase(storage: Storage, known: Takedowns, image_ids: set[str]) -> Erased:
             versions[version] = lost
     for name in storage.names(SHARED):  # what no version has any more
         eraser.published(StageDir(root=storage.root, stage=SHARED, fingerprint=name))
+    for name in storage.names(PATCHES):  # pixels of a few published images, for reports that are there already
+        remove_directory(storage, f"{PATCHES}/{name}")
     eraser.sidecars()
     images = eraser.images()
     return Erased(versions=versions, images=images, files=eraser.files)

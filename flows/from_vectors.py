@@ -12,9 +12,10 @@ from lvd.infra.errors import InputError
 from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, StageDir, fingerprint
 from lvd.tasks import ledger as ledger_stage
-from lvd.tasks import own_vectors, tallies, vectors_card
+from lvd.tasks import own_vectors, vectors_card
 from lvd.tasks.matched import Matched
 from lvd.tasks.own_vectors import Piece
+from lvd.tasks.reached import Rows, overlaps
 
 POOL = "pool"
 
@@ -88,7 +89,7 @@ def publish(
             images=dataset.account()["rows"],
             clusters=cells.centroids.account()["shard_notes"][0],
             retrievals={name: d.account()["notes"] for name, d in matches.by_collection.items()},
-            overlaps=tallies.overlaps({one.name: list(one.shards) for one in found}),
+            overlaps=overlaps([Rows.of(one.name, list(one.shards)) for one in found]),
         )
         run.storage.write_bytes(f"{dataset.directory}/README.md", vectors_card.render(facts).encode())
     return result

@@ -7,12 +7,12 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from lvd.tasks import report
+from lvd.tasks import report, wording
 
 FOLDER = "serve"
 FILTERS = {
-    **{name: getattr(report, name) for name in ("count", "duration", "size", "tail", "short", "gpu_hours")},
-    "clean": report.without_credentials,
+    **{name: getattr(wording, name) for name in ("count", "duration", "size", "tail", "short", "gpu_hours")},
+    "clean": wording.without_credentials,
 }
 
 
@@ -27,7 +27,7 @@ def environment() -> Environment:
     loader = FunctionLoader(source)
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader)
     made.filters |= FILTERS
-    made.globals |= {"share": report.share, "link": link}
+    made.globals |= {"share": wording.share, "link": link}
     return made
 
 

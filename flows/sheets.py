@@ -11,6 +11,7 @@ from lvd.infra.shards import StageDir, gather_rows
 from lvd.tasks import charts, report, tallies
 from lvd.tasks.contact_sheets import At, Groups, Pairing, Reservoir, Sheet, Shown, Thumbnail, first_rows, thumbnails
 from lvd.tasks.content import blurring
+from lvd.tasks.ledger_sample import FORGOTTEN
 
 GROUPS_EACH = {"exact_duplicate": 4, "near_duplicate": 12, "copy": 14, "benchmark_copy": 12, "curated_copy": 12}
 GROUP_TITLES = {
@@ -20,7 +21,8 @@ GROUP_TITLES = {
     "benchmark_copy": "Copies of benchmark images",
     "curated_copy": "Copies of curated images",
 }
-SCREENED_EACH, SAMPLE_SIZE = 6, 30
+SCREENED_EACH, SAMPLE_SIZE, LOST_EACH = 6, 30, 4
+UNSEEN = {"nsfw", FORGOTTEN}  # what nobody needs to see, and what nobody may
 QUERIES, QUERIES_EACH, MATCHES_EACH = 32, 8, 6  # of all collections together, of one at most, of a query
 CLUSTERS, CLUSTER_IMAGES = 10, 9
 
@@ -152,13 +154,24 @@ def screened(ended: Reservoir, losses: tuple[report.Loss, ...]) -> Sheet:
     """A sample of what each screening rule dropped, with the value that broke the rule."""
     pairings = []
     for loss in losses:
-        if loss.stage == "screen" and loss.state == "dropped" and loss.reason != "nsfw":  # which nobody needs to see
+        if loss.stage == "screen" and loss.state == "dropped" and loss.reason not in UNSEEN:
             rows = ended.rows(loss.reason)[:SCREENED_EACH]
             others = tuple(pool_image(row["row"], f"{round(row['score'], 4):g}") for row in rows)
             pairings.append(
                 Pairing(head=None, others=others, more=loss.count - len(others), title=f"{loss.reason}: {loss.meaning}")
             )
     return Sheet(title="Dropped by a rule", text="a sample, with the value", pairings=tuple(pairings))
+
+
+def lost(ended: Reservoir, losses: tuple[report.Loss, ...]) -> dict[str, tuple[Shown, ...]]:
+    """A few pictures of what was dropped for each reason; of those that nobody needs to see, none."""
+    reasons = {loss.reason for loss in losses if loss.state == "dropped"} - UNSEEN
+    rows = {reason: ended.rows(reason)[:LOST_EACH] for reason in sorted(reasons)}
+    return {
+        reason: tuple(pool_image(row["row"], _score(row["score"])) for row in found)
+        for reason, found in rows.items()
+        if found
+    }
 
 
 def sample(ended: Reservoir, reason: str, title: str, text: str) -> Sheet:

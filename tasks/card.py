@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from lvd.tasks.report import Collection, Loss, Search, Step, funnel, losses, share
+from lvd.tasks.report import Collection, Loss, Search, Step, funnel, losses
 from lvd.tasks.tallies import Ending
+from lvd.tasks.wording import share
 
 FACTS_FILE = "card.json"  # beside the card: what it says, so that it can be written again when images are taken down
 COLUMNS = {

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from lvd.tasks.card import COLUMNS, size_category, table
 from lvd.tasks.layouts import DATA_FILES, SPLIT, Kind
-from lvd.tasks.report import size
+from lvd.tasks.wording import size
 
 USES = {
     "webdataset": """```python

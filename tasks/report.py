@@ -6,21 +6,24 @@ Everything in it that comes from the web (keys, texts, errors) is hostile input:
 import re
 from collections import Counter
 from http import HTTPStatus
-from importlib.resources import files
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from pydantic import BaseModel
 
+from lvd.tasks import page_data
 from lvd.tasks.algorithms.evenness import imbalance
-from lvd.tasks.charts import Chart
+from lvd.tasks.charts import Chart, Paired
+from lvd.tasks.cluster_map import ClusterMap
 from lvd.tasks.contact_sheets import At, Groups, Sheet, Shown, Thumbnail
 from lvd.tasks.containers import Reason as DecodeReason
+from lvd.tasks.dress import environment
+from lvd.tasks.ledger_sample import Entry, LedgerSample
+from lvd.tasks.reached import Reached
 from lvd.tasks.recall import Recall
 from lvd.tasks.takedowns import FORGOTTEN
 from lvd.tasks.tallies import Ending
+from lvd.tasks.wording import count, without_credentials
 
 REFERENCE_REASONS = ("benchmark_copy", "curated_copy")
 SIZE_BINS = (("2", 2, 3), ("3", 3, 4), ("4 to 9", 4, 10), ("10 to 99", 10, 100), ("100 and more", 100, np.inf))
@@ -80,10 +83,19 @@ MEANINGS = {
 }
 
 
+def meaning(reason: str) -> str:
+    """What a reason means; empty for one that nobody knows."""
+    if reason.startswith("http_") and reason[5:].isdigit():
+        known = {status.value: status.phrase for status in HTTPStatus}
+        return f"the server answered {known.get(int(reason[5:]), 'so')}".lower()
+    return MEANINGS.get(reason, "")
+
+
 class Step(BaseModel, frozen=True):
     """One stage of the funnel: the images that are left, and what was lost since the step before."""
 
     label: str
+    name: str = ""  # of its place in the page: funnel-NAME
     count: int
     before: int
     lost: dict[str, int] = {}  # reason → images
@@ -100,10 +112,7 @@ class Loss(BaseModel, frozen=True):
 
     @property
     def meaning(self) -> str:
-        if self.reason.startswith("http_") and self.reason[5:].isdigit():
-            known = {status.value: status.phrase for status in HTTPStatus}
-            return f"the server answered {known.get(int(self.reason[5:]), 'so')}".lower()
-        return MEANINGS.get(self.reason, "")
+        return meaning(self.reason)
 
 
 class Example(BaseModel, frozen=True):
@@ -162,6 +171,24 @@ class Retrieval(BaseModel, frozen=True):
     sheet: Sheet
 
 
+class PatchPicture(BaseModel, frozen=True):
+    """A published image as the model was given it, and its patches in colours; both as `data:` URLs."""
+
+    image_id: str
+    key: str
+    grid: str  # how many patches
+    seen: str
+    colours: str
+
+
+class Patches(BaseModel, frozen=True):
+    """What the embedding model sees."""
+
+    model: str
+    pictures: tuple[PatchPicture, ...] = ()
+    missing: str = ""  # why there are none
+
+
 class GroupSizes(BaseModel, frozen=True):
     """How many groups of a reason have each size, the image that stays counted too."""
 
@@ -203,6 +230,16 @@ class Components(BaseModel, frozen=True):
     chained: int  # components with an image that is less like its representative than the threshold
 
 
+class Page(NamedTuple):
+    """What the report says of one curated collection, or of the balanced selection."""
+
+    name: str
+    place: str  # in the page
+    retrieval: Retrieval | None
+    collection: Collection | None
+    reached: Reached | None
+
+
 class Report(BaseModel, frozen=True):
     """Everything that the page shows. Pictures lie apart, by the place of their image, so that each is there once."""
 
@@ -241,7 +278,14 @@ class Report(BaseModel, frozen=True):
     timings: tuple[Timing, ...]
     versions: dict[str, str]
     recipe: str  # YAML
+    lost: dict[str, tuple[Shown, ...]] = {}  # reason → a few of what was dropped for it
+    ledger: LedgerSample = LedgerSample()
     pictures: dict[At, Thumbnail] = {}
+    reached: dict[str, Reached] = {}  # selection → where its images come from
+    cluster_map: ClusterMap | None = None
+    domain_shares: tuple[Breakdown, ...] = ()
+    shifts: tuple[Paired, ...] = ()  # distributions before and after
+    patches: Patches | None = None  # None if the embedding model has none
 
     @property
     def candidates(self) -> int:
@@ -253,39 +297,68 @@ class Report(BaseModel, frozen=True):
             *(self.sample, self.screened, self.not_retrieved, self.clusters, *self.duplicates, *self.decontamination),
             *(retrieval.sheet for retrieval in self.retrievals),
         ]
-        return [shown for sheet in sheets for shown in sheet.shown() if shown.at]
+        both = (
+            *(shown for sheet in sheets for shown in sheet.shown()),
+            *(one for some in self.lost.values() for one in some),
+        )
+        return [shown for shown in both if shown.at]
+
+    def curated(self, name: str) -> Collection | None:
+        """The curated collection of that name."""
+        return next((one for one in self.collections if (one.role, one.name) == ("curated", name)), None)
+
+    def pages(self) -> list[Page]:
+        """A page for every selection, and for every curated collection that retrieves nothing."""
+        selected = {one.name: one for one in self.retrievals}
+        names = [*selected, *(c.name for c in self.collections if c.role == "curated" and c.name not in selected)]
+        places = {}  # place → name; names that differ in what no address can hold get a number
+        for name in names:
+            place = place_of(name)
+            places[place if place not in places else f"{place}-{len(places)}"] = name
+        return [Page(n, place, selected.get(n), self.curated(n), self.reached.get(n)) for place, n in places.items()]
 
 
 def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
     """From the pool's candidates to the retrieved images, then to what is published with the included curated ones."""
     left = Counter({ending[1:]: count for ending, count in counts.items() if ending[0] == "pool"})
-    steps = [Step(label="candidates", count=left.total(), before=left.total())]
+    steps = [Step(label="candidates", name="candidates", count=left.total(), before=left.total())]
 
-    def step(label: str, ends: Any) -> None:
+    def step(name: str, label: str, ends: Any) -> None:
         lost: Counter[str] = Counter()
         for stage, state, reason in [e for e in left if e[1] != "kept" and ends(*e)]:
             lost[reason] += left.pop((stage, state, reason))
         ordered = dict(sorted(lost.items(), key=lambda pair: (-pair[1], pair[0])))
-        steps.append(Step(label=label, count=left.total(), before=steps[-1].count, lost=ordered))
+        steps.append(Step(label=label, name=name, count=left.total(), before=steps[-1].count, lost=ordered))
 
     undecodable = get_args(DecodeReason)
-    step("valid, each once", lambda stage, state, reason: stage == "crawl")
-    step("fetched", lambda stage, state, reason: stage == "download" and reason not in undecodable)
-    step("decodable", lambda stage, state, reason: stage == "download" or (stage == "screen" and state == "failed"))
-    step("within the screening rules", lambda stage, state, reason: stage == "screen")
-    step("unique by fingerprint", lambda stage, state, reason: stage == "fingerprint")
-    step("after self-deduplication", lambda stage, state, reason: stage == "copies" and reason not in REFERENCE_REASONS)
-    step("after decontamination", lambda stage, state, reason: stage == "copies")
+    step("crawl", "valid, each once", lambda stage, state, reason: stage == "crawl")
+    step("download", "fetched", lambda stage, state, reason: stage == "download" and reason not in undecodable)
+    step(
+        "decode",
+        "decodable",
+        lambda stage, state, reason: stage == "download" or (stage == "screen" and state == "failed"),
+    )
+    step("screen", "within the screening rules", lambda stage, state, reason: stage == "screen")
+    step("fingerprint", "unique by fingerprint", lambda stage, state, reason: stage == "fingerprint")
+    step(
+        "copies",
+        "after self-deduplication",
+        lambda stage, state, reason: stage == "copies" and reason not in REFERENCE_REASONS,
+    )
+    step("decontamination", "after decontamination", lambda stage, state, reason: stage == "copies")
     if any(stage == FORGOTTEN for stage, _, _ in left):
-        step("not taken down", lambda stage, state, reason: stage == FORGOTTEN)
-    step("embedded", lambda stage, state, reason: stage == "embed")
+        step("forgotten", "not taken down", lambda stage, state, reason: stage == FORGOTTEN)
+    step("embed", "embedded", lambda stage, state, reason: stage == "embed")
     if any(stage == "cluster" for stage, _, _ in left):
-        step("without semantic duplicates", lambda stage, state, reason: stage == "cluster")
+        step("cluster", "without semantic duplicates", lambda stage, state, reason: stage == "cluster")
     chosen = "retrieved or left" if any(reason == "survivor" for _, _, reason in left) else "retrieved"
-    step(chosen, lambda stage, state, reason: True)
+    step("retrieve", chosen, lambda stage, state, reason: True)
     curated = sum(n for (role, _, state, _), n in counts.items() if role == "curated" and state == "kept")
     retrieved = steps[-1].count
-    return (*steps, Step(label="published", count=retrieved + curated, before=retrieved, gained=curated))
+    return (
+        *steps,
+        Step(label="published", name="published", count=retrieved + curated, before=retrieved, gained=curated),
+    )
 
 
 def losses(counts: Counter[Ending]) -> tuple[Loss, ...]:
@@ -303,9 +376,9 @@ def losses(counts: Counter[Ending]) -> tuple[Loss, ...]:
         "publish",
     )
     summed: Counter[tuple[str, str, str]] = Counter()
-    for (_, stage, state, reason), count in counts.items():
+    for (_, stage, state, reason), number in counts.items():
         if state != "kept":
-            summed[stage, state, reason] += count
+            summed[stage, state, reason] += number
     found = [Loss(stage=s, state=state, reason=reason, count=n) for (s, state, reason), n in summed.items()]
     place = {stage: index for index, stage in enumerate(order)}
     return tuple(sorted(found, key=lambda loss: (place.get(loss.stage, len(order)), -loss.count, loss.reason)))
@@ -341,69 +414,30 @@ def cluster_figures(sizes: np.ndarray, iterations: list[dict[str, Any]]) -> dict
     }
 
 
-def share(part: float, whole: float) -> str:
-    """A percentage with as many digits as it needs: 31%, 4.2%, 0.03%."""
-    if not whole:
-        return "–"
-    percent = 100 * part / whole
-    if percent == 0 or percent >= 99.95:
-        return f"{percent:.0f}%"
-    return f"{percent:.1f}%" if percent >= 0.1 else f"{percent:.2g}%"
-
-
-def count(number: float) -> str:
-    """An integer with thousands separators."""
-    return f"{number:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
-
-
-def size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} GB"
-
-
-def gpu_hours(seconds: float) -> str:
-    """Hours of a GPU with as many digits as they need; a dash for none."""
-    if not seconds:
-        return "–"
-    hours = seconds / 3600
-    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2g}"
-
-
-def tail(text: str, length: int = 46) -> str:
-    """The end of a key, which says more than its beginning."""
-    return text if len(text) <= length else "…" + text[1 - length :]
-
-
-def short(key: str, length: int = 36) -> Markup:
-    """A key as it stands below a picture: its last parts that fit, broken after slashes only where that is enough."""
-    text = key.rpartition("://")[2]
-    while len(text) > length and "/" in text.lstrip("…/"):
-        text = "…/" + text.lstrip("…/").partition("/")[2]
-    return Markup("<wbr>").join(re.split(r"(?<=/)", tail(text, length)))
-
-
-def without_credentials(text: str) -> str:
-    """The text with user names and passwords taken out of its URLs."""
-    return re.sub(r"(?<=://)[^/\s@?#]+@", "", text)
+def place_of(name: str) -> str:
+    """Where a collection is in the page: what `#collection-NAME` names."""
+    return "collection-" + re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def render(report: Report) -> str:
-    """The page: one HTML file, pictures as `data:` URLs, no script."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "duration": duration, "size": size, "tail": tail, "short": short}
-    environment.filters |= {"clean": without_credentials, "gpu_hours": gpu_hours}
-    environment.globals["share"] = share
-    template = environment.from_string(files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8"))
-    return template.render(report=report)
+    """The page: one HTML file, pictures as `data:` URLs, one script that nothing depends on."""
+    script, dots = page_data.scripts(), report.cluster_map
+    ledger = ([one.image_id, without_credentials(one.key), *_ending(one)] for one in report.ledger.entries)
+    data = {"ledger": ledger, "map": dots.lines() if dots else (), "names": [list(dots.names)] if dots else ()}
+    return (
+        environment(meaning=meaning)
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            script=script,
+            script_digest=page_data.digest(script),
+            data={name: page_data.rows(lines) for name, lines in data.items()},
+        )
+    )
+
+
+def _ending(entry: Entry) -> list[Any]:
+    return [entry.state, entry.stage, entry.reason, entry.score, entry.because_of, entry.role]
 
 
 def dressed(name: str, **values: Any) -> str:
@@ -411,9 +445,4 @@ def dressed(name: str, **values: Any) -> str:
 
     name: of its template beside the report's, which is given the style and these values.
     """
-    dress = files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8")
-    style = dress.partition("<style>")[2].partition("</style>")[0]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "clean": without_credentials}
-    template = environment.from_string(files("lvd.tasks").joinpath(name).read_text("utf-8"))
-    return template.render(style=style, **values)
+    return environment().get_template(name).render(values)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from lvd.infra.shards import ShardRef, read_batches, read_table
 from lvd.tasks.contact_sheets import Reservoir
+from lvd.tasks.ledger_sample import COLUMNS, Sampler
 
 Ending = tuple[str, str, str, str]  # role, stage, state, reason of a candidate
 MAX_DOMAINS = 100_000  # that are counted; of more, the rarest are let go
@@ -19,12 +20,15 @@ SIMILARITY_EDGES = np.linspace(-1, 1, 81)
 FACTS = ["image_id", "width", "height", "format", "num_bytes", "domain"]
 
 
-def endings(ledger: list[ShardRef]) -> Counter[Ending]:
-    """How many candidates ended in each way."""
+def endings(ledger: list[ShardRef], sampler: Sampler | None = None) -> Counter[Ending]:
+    """How many candidates ended in each way. sampler: is shown every row."""
     counts: Counter[Ending] = Counter()
     names = ["role", "stage", "state", "reason"]
     for ref in ledger:
-        for row in read_table(ref, names).group_by(names).aggregate([([], "count_all")]).to_pylist():
+        table = read_table(ref, COLUMNS if sampler else names)
+        if sampler:
+            sampler.offer(table)
+        for row in table.group_by(names).aggregate([([], "count_all")]).to_pylist():
             counts[tuple(row[name] or "" for name in names)] += row["count_all"]
     return counts
 
@@ -160,16 +164,6 @@ def matches_of(matches: list[ShardRef], query_ids: list[str], count: int) -> dic
                 sizes[query_id] += size
     rows = {query_id: first[query_id].to_pylist() for query_id in query_ids if query_id in first}
     return {q: {"size": sizes[q], "cluster_id": found[0]["cluster_id"], "rows": found} for q, found in rows.items()}
-
-
-def overlaps(matches: dict[str, list[ShardRef]]) -> dict[str, dict[str, int]]:
-    """Selection → selection → images that are in both; in itself, all of its own. Memory: 8 bytes a match."""
-    none = np.zeros(0, dtype=np.int64)
-    rows = {
-        name: np.unique(np.concatenate([none, *(read_table(ref, ["row"])["row"].to_numpy() for ref in refs)]))
-        for name, refs in matches.items()
-    }
-    return {a: {b: len(np.intersect1d(rows[a], rows[b], assume_unique=True)) for b in rows} for a in rows}
 
 
 def spread_clusters(sizes: np.ndarray, count: int) -> list[int]:

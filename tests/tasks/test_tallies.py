@@ -111,20 +111,6 @@ def test_a_balanced_selection_has_similarities_and_no_queries(local_root: str) -
     assert counts.sum() == len(rows) > 0 and queries == []
 
 
-def test_overlaps_count_images_once(local_root: str) -> None:
-    rows = {"a": [1, 2, 2, 3], "b": [3, 2, 9], "c": []}
-    refs = {
-        name: written(
-            local_root,
-            name,
-            schemas.MATCHES,
-            [[{"row": row} for row in found[:2]], [{"row": row} for row in found[2:]]],
-        )
-        for name, found in rows.items()
-    }
-    assert tallies.overlaps(refs) == {a: {b: len({*rows[a]} & {*rows[b]}) for b in rows} for a in rows}
-
-
 def test_clusters_are_spread_and_their_nearest_found(local_root: str) -> None:
     rng = np.random.default_rng(3)
     rows = [
