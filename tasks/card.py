@@ -30,6 +30,28 @@ COLUMNS = {
     "height": "pixels, upright",
     "faces_blurred": "faces that were blurred in this copy; null if none were looked for",
 }
+USE = """## Use
+
+```python
+from datasets import load_from_disk
+
+images = load_from_disk(".")  # this folder
+images[0]["image"]  # a PIL image
+```
+
+The images lie in `published/` beside the folder of the versions, which share them; `data_files.json` lists the files.
+So keep the root whole. From a bucket, where `load_from_disk` would copy this folder alone:
+
+```python
+import json
+import fsspec
+from datasets import load_dataset
+
+root, version = "s3://bucket/root", "curated/v1"  # where this folder is
+with fsspec.open(f"{root}/{version}/data_files.json") as file:
+    files = [f"{root}/{name}" for name in json.load(file)]
+images = load_dataset("arrow", data_files=files, split="train")  # streaming=True copies nothing
+```"""
 BOUNDS = (
     "1K",
     "10K",
@@ -112,7 +134,7 @@ def states_of(endings: Counter[Ending]) -> Counter[str]:
 
 def render(facts: Facts) -> str:
     """The card as Markdown, with the front matter that dataset hubs read."""
-    sections = [_front_matter(facts), _opening(facts), _sources(facts), _method(facts), _columns(), _ledger(facts)]
+    sections = [_front_matter(facts), _opening(facts), USE, _sources(facts), _method(facts), _columns(), _ledger(facts)]
     return "\n\n".join([*sections, _limits(facts)]) + "\n"
 
 
@@ -142,28 +164,7 @@ def _opening(facts: Facts) -> str:
 
 {facts.num_images:,} images ({roles}), chosen from {sum(facts.states.values()):,} candidates by `lvd` with the recipe
 `{facts.name}`, the way LVD-142M was made (DINOv2, arXiv 2304.07193).
-Published {terms}; the images keep the rights that they had.
-
-```python
-from datasets import load_from_disk
-
-images = load_from_disk(".")  # this folder
-images[0]["image"]  # a PIL image
-```
-
-The images lie in `published/` beside the folder of the versions, which share them; `data_files.json` lists the files.
-So keep the root whole. From a bucket, where `load_from_disk` would copy this folder alone:
-
-```python
-import json
-import fsspec
-from datasets import load_dataset
-
-root, version = "s3://bucket/root", "curated/v1"  # where this folder is
-with fsspec.open(f"{{root}}/{{version}}/data_files.json") as file:
-    files = [f"{{root}}/{{name}}" for name in json.load(file)]
-images = load_dataset("arrow", data_files=files, split="train")  # streaming=True copies nothing
-```"""
+Published {terms}; the images keep the rights that they had."""
 
 
 def _sources(facts: Facts) -> str:

@@ -38,7 +38,7 @@ images[0]["image"]  # a PIL image
 ```""",
 }
 _HEAD = re.compile(r"\A---\n(.*?)\n---\n+", re.DOTALL)
-_CODE = re.compile(r"```python\n.*?```", re.DOTALL)
+_USE = re.compile(r"^## Use\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 
 
 class Made(BaseModel, frozen=True):
@@ -66,9 +66,10 @@ def render(card: str, made: Made, columns: list[pa.Field]) -> str:
     use = USES[made.kind].format(last=made.shards - 1, suffixes=";".join(made.suffixes))
     if not made.suffixes:
         use = use.replace('\nimages[0]["image"]  # a PIL image', "")
-    body, replaced = _CODE.subn(lambda _: use, body, count=1)
+    section = f"## Use\n\n{use}\n\n"
+    body, replaced = _USE.subn(lambda _: section, body, count=1)
     if not replaced:
-        body = f"{body.rstrip()}\n\n## Use\n\n{use}\n"
+        body = f"{body.rstrip()}\n\n{section}"
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n{body.rstrip()}\n\n{_files(made)}\n"
 

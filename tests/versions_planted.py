@@ -21,6 +21,8 @@ size_categories:
 
 # Planted
 
+## Use
+
 ```python
 from datasets import load_from_disk
 ```
