@@ -218,7 +218,8 @@ class Eraser:
         facts, readme = f"{target.directory}/{card.FACTS_FILE}", f"{target.directory}/README.md"
         if self._storage.exists(facts):
             said = card.Facts(**self._storage.read_json(facts))
-            new = card.recounted(said, endings, self._kept(target), dict(roles), dict(retrieved_for))
+            licenses = card.ranked(tallies.licenses(target.shards()))
+            new = card.recounted(said, endings, self._kept(target), dict(roles), dict(retrieved_for), licenses)
             if new != said:  # which are written last
                 self._storage.write_bytes(readme, card.render(new).encode())
                 self._storage.write_bytes(facts, new.model_dump_json(indent=1).encode())

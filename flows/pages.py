@@ -20,7 +20,20 @@ if TYPE_CHECKING:
 
 ROWS, IMAGES, GROUP, LISTED = 50, 48, 60, 50  # a page of the ledger, of images; of one image's duplicates; of runs
 MAX_ROWS = 1000  # that a script can ask for at once
-FACTS = ["key", "url", "page_url", "alt", "source", "domain", "label", "width", "height", "format", "num_bytes"]
+FACTS = [
+    "key",
+    "url",
+    "page_url",
+    "alt",
+    "source",
+    "domain",
+    "label",
+    "license",
+    "width",
+    "height",
+    "format",
+    "num_bytes",
+]
 NEIGHBOURS = 12
 WAIT_S = 30.0  # for comparisons of others
 STATES, ROLES = ("kept", "dropped", "failed"), ("pool", "curated")

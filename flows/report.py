@@ -97,6 +97,7 @@ class Survey:
         self.faces_blurred = tallies.faces_blurred(published.dataset.shards())
         self.outcomes = outcomes.outcomes(accounts.candidates(sources.pool))
         self.roles, self.retrieved_for = tallies.published_counts(published.dataset.shards())
+        self.licenses = tallies.licenses(published.dataset.shards())
 
 
 def rng(run: Run, purpose: int) -> np.random.Generator:
@@ -191,6 +192,7 @@ def facts(run: Run, page: report.Report, survey: Survey) -> card.Facts:
         losses=page.losses,
         collections=page.collections,
         retrieved_for={name: survey.retrieved_for[name] for name in sorted(survey.retrieved_for)},
+        licenses=card.ranked(survey.licenses),
         policies={c.name: c.retrieve.model_dump() for c in recipe.curated if c.retrieve}
         | {BALANCED: {"kind": BALANCED, "target_images": recipe.retrieve.target_images}},
         collisions=recipe.retrieve.collisions,

@@ -26,6 +26,7 @@ COLUMNS = {
     "similarity": "cosine to that query; for cluster-based retrieval to the centroid",
     "cluster_id": "its cluster; null for sample-based retrieval",
     "label": "the class, where the source names one",
+    "license": "the licence as found: what the source, or the page that shows the image, states; nobody checked it",
     "width": "pixels, upright",
     "height": "pixels, upright",
     "faces_blurred": "faces that were blurred in this copy; null if none were looked for",
@@ -52,6 +53,7 @@ with fsspec.open(f"{root}/{version}/data_files.json") as file:
     files = [f"{root}/{name}" for name in json.load(file)]
 images = load_dataset("arrow", data_files=files, split="train")  # streaming=True copies nothing
 ```"""
+TOP_LICENSES = 20
 BOUNDS = (
     "1K",
     "10K",
@@ -79,6 +81,7 @@ class Facts(BaseModel, frozen=True):
     collections: tuple[Collection, ...]
     images: tuple[tuple[str, ...], ...] = ()  # the directories of each collection's images
     retrieved_for: dict[str, int]
+    licenses: dict[str, int] = {}  # as found → published images, the most common ones; under "" those that state none
     policies: dict[str, dict[str, Any]]  # collection → kind of retrieval and its numbers
     collisions: str
     weights: dict[str, float] = {}  # of a mixture
@@ -102,10 +105,12 @@ def recounted(
     kept: Counter[str],
     roles: dict[str, int],
     retrieved_for: dict[str, int],
+    licenses: dict[str, int],
 ) -> Facts:
     """The facts of a version from which images were taken down: everything that counts what is published.
 
-    endings: of its ledger; kept: directory of images → published images; roles, retrieved_for: of what is published.
+    endings: of its ledger; kept: directory of images → published images; roles, retrieved_for, licenses: of what is
+    published.
     """
     states = states_of(endings)
     collections = [
@@ -120,8 +125,14 @@ def recounted(
             "losses": losses(endings),
             "collections": tuple(collections),
             "retrieved_for": {name: retrieved_for[name] for name in sorted(retrieved_for)},
+            "licenses": licenses,
         }
     )
+
+
+def ranked(licenses: Counter[str]) -> dict[str, int]:
+    """The most common licences, the most common first; of equals the first by name."""
+    return dict(sorted(licenses.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_LICENSES])
 
 
 def states_of(endings: Counter[Ending]) -> Counter[str]:
@@ -134,8 +145,8 @@ def states_of(endings: Counter[Ending]) -> Counter[str]:
 
 def render(facts: Facts) -> str:
     """The card as Markdown, with the front matter that dataset hubs read."""
-    sections = [_front_matter(facts), _opening(facts), USE, _sources(facts), _method(facts), _columns(), _ledger(facts)]
-    return "\n\n".join([*sections, _limits(facts)]) + "\n"
+    sections = [_front_matter(facts), _opening(facts), USE, _sources(facts), _licenses(facts), _method(facts)]
+    return "\n\n".join([*sections, _columns(), _ledger(facts), _limits(facts)]) + "\n"
 
 
 def _front_matter(facts: Facts) -> str:
@@ -171,8 +182,8 @@ def _sources(facts: Facts) -> str:
     lines = []
     for c in facts.collections:
         counts = [f"{c.listed:,}", f"{c.fetched:,}", *("–" if n is None else f"{n:,}" for n in (c.kept, c.domains))]
-        lines.append([c.role, c.name, c.kind, *counts, "not recorded" if c.kept else "–"])
-    head = ["role", "name", "kind", "candidates", "fetched", "published", "domains", "licence as found"]
+        lines.append([c.role, c.name, c.kind, *counts])
+    head = ["role", "name", "kind", "candidates", "fetched", "published", "domains"]
     made = table(head, lines, right=(3, 4, 5, 6))
     made += "\n\nDomains are those of the published images' URLs; files of a folder have none."
     retrieved = [[name, _policy(facts, name), f"{n:,}"] for name, n in facts.retrieved_for.items()]
@@ -180,6 +191,21 @@ def _sources(facts: Facts) -> str:
         return f"## Sources\n\n{made}\n\nNothing was retrieved for a curated collection."
     note = "An image that several collections retrieved counts for each of them."
     return f"## Sources\n\n{made}\n\n{table(['collection', 'retrieval', 'images'], retrieved, numbers=1)}\n\n{note}"
+
+
+def _licenses(facts: Facts) -> str:
+    """Licences as they were found, with what nobody stated and what is too rare to name."""
+    stated = {name or "none stated": n for name, n in facts.licenses.items()}
+    if rest := facts.num_images - sum(stated.values()):
+        stated["others"] = rest
+    lines = [[name, f"{n:,}", share(n, facts.num_images)] for name, n in stated.items()]
+    found = table(["licence as found", "images", "share"], lines, numbers=2) if lines else "There are no images."
+    return f"""## Licences
+
+What a column or a sample of the source states, else the `rel="license"` of the page that shows the image, else what the
+recipe says of the source. Nobody compared it with the image.
+
+{found}"""
 
 
 def _policy(facts: Facts, name: str) -> str:
@@ -274,8 +300,8 @@ def _limits(facts: Facts) -> str:
     return f"""## Limits
 
 {_content(facts)}
-- **Not checked for rights**: no licence of a single image was read or recorded, by no source; `url` and `key` say
-  where it came from, and who has rights in it must be asked there.
+- **Not checked for rights**: the column `license` repeats what was found beside an image, which may be wrong, or mean
+  the page and not the image; `url` and `key` say where it came from, and who has rights in it must be asked there.
 - **A picture of its day**: pages change and vanish, and people ask for images to go; a copy does not follow, so look
   for a newer version.
 - {cleared} Mirrored and strongly cropped copies may be left.

@@ -28,7 +28,7 @@ from lvd.tasks.url_rules import Rules, UrlRules
 from lvd.tasks.urls import domain_of, host_of, normalized_url
 
 SCHEMA = schemas.MANIFEST
-VERSION = 2
+VERSION = 3
 BUCKET_ROWS = 1 << 27  # hashes that are compared at once: 24 bytes of memory each
 
 

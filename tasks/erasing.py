@@ -24,7 +24,7 @@ def _nothing(value: Any) -> None:
 
 
 BLANKS: dict[str, Callable[[Any], Any]] = {  # what stands for what says which image it was
-    **dict.fromkeys(("url", "page_url", "alt", "domain", "label", "digest", "robots"), _nothing),
+    **dict.fromkeys(("url", "page_url", "alt", "domain", "label", "license", "digest", "robots"), _nothing),
     "location": lambda location: location and BROKEN,  # of a manifest: where it lies, if it is not fetched
     "error": lambda error: "",  # of a reject, as its first bytes
     "bytes": lambda data: b"",

@@ -93,7 +93,7 @@ def image_row(row: dict[str, Any], data: bytes, *, max_bytes: int, max_pixels: i
     except DecodeError as error:
         raise Rejected(error.reason, error, data=data) from error
     return {
-        **{name: row[name] for name in ("key", "url", "page_url", "alt", "source", "domain", "label")},
+        **{name: row[name] for name in ("key", "url", "page_url", "alt", "source", "domain", "label", "license")},
         "image_id": hashlib.sha256(data).hexdigest()[:32],
         "image": {"bytes": data, "path": file_name(row)},
         "width": header.width,

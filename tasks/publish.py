@@ -34,7 +34,7 @@ from lvd.tasks.encode import with_blurred
 from lvd.tasks.matched import Matched, retrieved, survivors
 
 SCHEMA = schemas.CURATED
-VERSION = 2
+VERSION = 3
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):

@@ -55,6 +55,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 class _Source(BaseModel, frozen=True, extra="forbid"):
     path: str = Field(min_length=1)
     source: str | None = None  # the label in the manifest's column `source`
+    license: str | None = None  # what the source states for all images that have none of their own
 
 
 class Urls(_Source):
@@ -64,12 +65,13 @@ class Urls(_Source):
     url_column: str = "url"
     page_url_column: str | None = None
     alt_column: str | None = None
+    license_column: str | None = None
     sha256_column: str | None = None  # the hexadecimal digest that the image must have; another image is rejected
     md5_column: str | None = None
 
     @property
     def columns(self) -> dict[str, str]:
-        fields = ("url_column", "page_url_column", "alt_column", "sha256_column", "md5_column")
+        fields = ("url_column", "page_url_column", "alt_column", "license_column", "sha256_column", "md5_column")
         return {field: column for field in fields if (column := getattr(self, field)) is not None}
 
 
@@ -107,6 +109,7 @@ class HuggingFace(_Source):
     split: str | None = None
     image_column: str = "image"
     label_column: str | None = None
+    license_column: str | None = None
 
 
 Source = Annotated[Urls | Warc | Wat | Images | WebDataset | HuggingFace, Field(discriminator="kind")]
@@ -294,7 +297,7 @@ def check_columns(partition: Partition) -> None:
     if not isinstance(source, HuggingFace):
         return
     features = load_dataset(partition.files[0], source.split).features
-    for field in ("image_column", "label_column"):
+    for field in ("image_column", "label_column", "license_column"):
         if getattr(source, field) not in {None, *features}:
             raise url_lists.missing_column(field, getattr(source, field), list(features), partition.files[0])
     feature = features[source.image_column]
@@ -323,7 +326,18 @@ def rows(partition: Partition) -> Iterator[dict[str, Any]]:
     """Rows of schemas.MANIFEST, streamed, always in the same order. URLs are as given: crawl checks them."""
     readers = {"urls": _url_rows, "images": _image_rows, "webdataset": _tar_rows, "dataset": _dataset_rows}
     for row in readers[partition.source.kind](partition):
-        yield dict.fromkeys(schemas.MANIFEST.names) | {"source": partition.source.source} | row
+        yield dict.fromkeys(schemas.MANIFEST.names) | stated(partition.source) | row
+
+
+def stated(source: Source) -> dict[str, Any]:
+    """What a source says of all its images, unless a row says more."""
+    return {"source": source.source, "license": source.license}
+
+
+def _license(value: Any) -> dict[str, str]:
+    """What a row says of its own; nothing if it is silent."""
+    text = (_text(value) or "").strip()
+    return {"license": text} if text else {}
 
 
 def _url_rows(partition: Partition) -> Iterator[dict[str, Any]]:
@@ -343,6 +357,7 @@ def url_rows(source: Urls, path: str) -> Iterator[dict[str, Any]]:
             "alt": _text(alt),
             "domain": domain(url),
             "digest": _expected_digest(source, record),
+            **_license(record.get(source.license_column)),
         }
 
 
@@ -405,6 +420,7 @@ def _tar_rows(partition: Partition) -> Iterator[dict[str, Any]]:
                     "domain": domain(_text(known.get("url"))),
                     "alt": _text(text.get("txt", known.get("caption"))),
                     "label": _text(text.get("cls")),
+                    **_license(known.get("license")),
                     "location": json.dumps({"broken": f"{path}: {member.error}"} if member.error else location),
                 }
 
@@ -427,27 +443,28 @@ def _dataset_rows(partition: Partition) -> Iterator[dict[str, Any]]:
     name = path if path == source.path and not path.startswith("/") else _below(_source_folder(partition), path)
     if split := dataset.split or source.split:
         name = f"{name}/{split}"
-    label_of = _label_reader(dataset, source.label_column)
+    label_of, license_of = (_value_reader(dataset, column) for column in (source.label_column, source.license_column))
     for row in range(len(dataset)):
         location = {"dataset": path, "split": source.split, "column": source.image_column, "row": row}
-        yield {"key": f"{name}/{row}", "label": label_of(row), "location": json.dumps(location)}
+        found = {"key": f"{name}/{row}", "label": label_of(row), "location": json.dumps(location)}
+        yield found | _license(license_of(row))
 
 
-def _label_reader(dataset: Any, column: str | None) -> Callable[[int], str | None]:
-    """The label of a row, by the class names where the dataset has them."""
+def _value_reader(dataset: Any, column: str | None) -> Callable[[int], str | None]:
+    """The value of a row as text, by the class names where the dataset has them."""
     if column is None:
         return lambda row: None
     from datasets import ClassLabel
 
     feature, values = dataset.features[column], dataset.select_columns([column]).with_format(None)
 
-    def label_of(row: int) -> str | None:
+    def value_of(row: int) -> str | None:
         value = values[row][column]
         if isinstance(feature, ClassLabel) and isinstance(value, int):
             return feature.int2str(value) if value >= 0 else None
         return _text(value)
 
-    return label_of
+    return value_of
 
 
 def _text(value: Any) -> str | None:

@@ -123,6 +123,15 @@ def published_counts(dataset: list[ShardRef]) -> tuple[Counter[str], Counter[str
     return roles, collections
 
 
+def licenses(dataset: list[ShardRef]) -> Counter[str]:
+    """Published images by their licence as found; under "" those that state none."""
+    counts: Counter[str] = Counter()
+    for ref in dataset:
+        counts.update(value_counts(pc.fill_null(read_table(ref, ["license"])["license"], "")))
+        counts = most_common(counts)
+    return counts
+
+
 def match_overview(matches: list[ShardRef], count: int) -> tuple[np.ndarray, list[str]]:
     """Similarities of a collection's matches counted between SIMILARITY_EDGES, (80,) int64, and queries worth a look.
 

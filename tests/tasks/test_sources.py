@@ -69,9 +69,14 @@ def test_the_other_columns_of_a_list_are_kept(tmp_path):
         "u": [" http://a.org/1 ", b"http://a.org/2", None],
         "p": ["http://a.org/", None, None],
         "t": ["é", None, ""],
+        "c": [" CC BY 4.0 ", None, ""],
     }
     pq.write_table(pa.table({**rows, "u": pa.array(rows["u"], pa.binary())}), tmp_path / "l.parquet")
-    found = table(Urls(path=str(tmp_path), url_column="u", page_url_column="p", alt_column="t"))
+    source = Urls(path=str(tmp_path), url_column="u", page_url_column="p", alt_column="t", license_column="c")
+    found = table(source)
+    assert found["license"].to_pylist() == ["CC BY 4.0", None, None]
+    of_all = table(source.model_copy(update={"license": "as the list says"}))
+    assert of_all["license"].to_pylist() == ["CC BY 4.0", "as the list says", "as the list says"]
     assert found["url"].to_pylist() == ["http://a.org/1", "http://a.org/2", None]
     assert found["key"].to_pylist() == ["http://a.org/1", "http://a.org/2", ""]
     assert found["page_url"].to_pylist() == rows["p"]
@@ -241,7 +246,7 @@ def write_tar(path, members, form=tarfile.PAX_FORMAT):
 
 SAMPLES = {
     "000.jpg": b"zero",
-    "000.json": b'{"url": "http://A.org/0.jpg", "caption": "from json"}',
+    "000.json": b'{"url": "http://A.org/0.jpg", "caption": "from json", "license": "cc0"}',
     "001.json": b"not json",
     "001.png": b"one",
     "001.txt": b" a caption \n",
@@ -268,6 +273,7 @@ def test_tar_shards_give_their_images_with_what_their_sample_says(tmp_path, form
         (None, None, "a caption", "7"),
         (None, None, None, None),
     ]
+    assert [row["license"] for row in rows[:3]] == ["cc0", None, None]
     by_tar = sources.partitions(WebDataset(path=f"{tmp_path}/*.tar"))
     assert [next(sources.rows(p))["key"] for p in by_tar] == ["00000.tar/000.jpg", "00001.tar/9.jpg"]
     assert (
@@ -339,6 +345,8 @@ def test_a_dataset_on_disk_gives_its_stored_bytes_and_class_names(tmp_path):
     assert contents(source) == {f"emblems/{i}": b"image %d" % i for i in range(5)}
     assert table(source)["label"].to_pylist() == [None, "dog", "cat", "dog", "cat"]
     assert table(source.model_copy(update={"label_column": "n"}))["label"].to_pylist() == ["0", "1", "2", "3", "4"]
+    licensed = table(source.model_copy(update={"license_column": "label", "license": "unknown"}))
+    assert licensed["license"].to_pylist() == ["unknown", "dog", "cat", "dog", "cat"]
 
 
 def test_a_split_of_a_dataset_is_part_of_the_key(tmp_path):

@@ -136,6 +136,12 @@ def test_published_images_are_counted_for_every_collection_that_retrieved_them(l
     assert roles == {"curated": 1, "retrieved": 2} and collections == {"a": 1, "b": 2}
 
 
+def test_licences_of_published_images_are_counted_as_they_were_found(local_root: str) -> None:
+    rows = [{"license": name} for name in ("cc0", None, "cc-by-4.0", "cc0", "")]
+    found = tallies.licenses(written(local_root, "curated", schemas.CURATED, [rows[:2], [], rows[2:]]))
+    assert found == {"cc0": 2, "": 2, "cc-by-4.0": 1}
+
+
 def test_rejects_are_sampled_by_reason(local_root: str) -> None:
     target = StageDir(root=local_root, stage="download", fingerprint="a")
     with write_shard(target.planned(1)[0], schemas.IMAGES, {}) as shard:
