@@ -17,15 +17,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import (
-    ShardRef,
-    StageDir,
-    fingerprint,
-    read_batches,
-    read_column,
-    read_table,
-    write_shard,
-)
+from lvd.infra.shards import ShardRef, StageDir, fingerprint, read_batches, read_column, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms.chunks import chunk_ends
 from lvd.tasks.algorithms.row_hash import row_hash
@@ -163,9 +156,12 @@ def holding(selection: list[ShardRef], places: list[list[list[int]]], part: int,
 
 
 @task(name="publish", persist_result=False, cache_policy=NO_CACHE)
-def publish_shard(selection: ShardRef, parts: list[Looked], target: ShardRef, blur: Blur | None = None) -> ShardRef:
+def publish_shard(
+    selection: ShardRef, parts: dict[int, Looked], target: ShardRef, blur: Blur | None = None
+) -> ShardRef:
     """The selected images of one shard with their bytes. Memory: one batch of images read, one written.
 
+    parts: the partitions that it takes images from, by their numbers.
     blur: null publishes the bytes as they are.
     """
     table = published_rows(read_table(selection))

@@ -3,8 +3,10 @@
 import hashlib
 from typing import Any
 
-from lvd.infra.shards import ShardRef, StageDir, commit, commit_lent, unwritten, write_shard
+from lvd.infra.committing import commit, commit_lent
+from lvd.infra.shards import ShardRef, StageDir, unwritten
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 
 
@@ -48,13 +50,13 @@ class Shelf:
         self.shards[ref.directory] = rows
         return ref
 
-    def stage(self, name: str, key: str, *, is_complete: bool = True) -> str:
+    def stage(self, name: str, key: str, *, is_complete: bool = True, **notes: Any) -> str:
         """A stage's directory."""
         target = StageDir(root=self.root, stage=name, fingerprint=image_id(key))
         with write_shard(target.planned(1)[0], schemas.SIZES, {}) as shard:
             shard.keep({"cluster_id": 1, "size": 1})
         if is_complete:
-            commit(target, 1, config={}, inputs={})
+            commit(target, 1, config={}, inputs={}, notes=notes)
         return target.directory
 
     def version(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import publish, schemas
 from lvd.tests import copying
 from lvd.tests.tasks import planted
@@ -89,7 +90,7 @@ class Shelf:
         target = StageDir(root=self.root, stage="curated", fingerprint=name)
         parts = looked([*(self.curated if curated else []), *self.pool])
         for chosen, ref in zip(selection, target.planned(len(selection)), strict=True):
-            done = publish.publish_shard.fn(chosen, parts, ref)
+            done = publish.publish_shard.fn(chosen, dict(enumerate(parts)), ref)
             assert done.rows == sum(row["role"] != schemas.REPEATED for row in read_table(chosen).to_pylist())
         commit(target, len(selection), config={}, inputs={})
         return target
@@ -273,7 +274,7 @@ def test_the_same_selection_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_rows_are_found_wherever_batches_and_shards_end(local_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lvd.infra.shards.BATCH_ROWS", 3)
+    monkeypatch.setattr("lvd.infra.writing.BATCH_ROWS", 3)
     images = planted.images(local_root, [planted.image(png(n)) for n in range(20)], ((7, 0, 1, 12),))
     assert len([*publish.read_batches(images[3])]) == 4
     rng = np.random.default_rng(0)
