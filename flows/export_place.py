@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lvd.flows.export_asked import Asked
-from lvd.flows.export_records import record
+from lvd.flows.export_records import record, replace
 from lvd.infra.errors import InputError, RetryableError
 from lvd.infra.storage import TEMPORARY, Storage
 from lvd.tasks.export import check_takedowns, without_images
@@ -104,3 +104,4 @@ def claim(asked: Asked, storage: Storage, work: Storage) -> None:
         if not work.create(MANIFEST, json.dumps(mine, ensure_ascii=False).encode()):
             check_same(asked, work.read_json(MANIFEST))
     record(asked.dataset, asked.out, asked.facts)
+    replace(asked.dataset, asked.out, asked.facts)

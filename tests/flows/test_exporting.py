@@ -1,7 +1,9 @@
 """Exports from end to end: every image once, opened again as people open them, resumed, refused."""
 
 import hashlib
+import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lvd.flows import exporting
 from lvd.flows.export_asked import ask, asked_config, compute_of, version_at
@@ -109,13 +112,26 @@ def test_datasets_opens_it(local_root: str, tmp_path: Path, kind: str) -> None:
         assert columns["cluster_id"] == row["cluster_id"] and columns["retrieved_for"] == row["retrieved_for"]
 
 
-def test_torchvision_opens_the_image_folder(local_root: str, tmp_path: Path) -> None:
-    from torchvision.datasets import ImageFolder
-
+def test_torchvision_opens_the_image_folder_as_its_card_says(
+    local_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = versions_planted.picture
+    monkeypatch.setattr(versions_planted, "picture", lambda n: gif(picture(n)) if n % 5 == 0 else picture(n))
     versions_planted.published(local_root)
     exported_here(local_root, str(tmp_path / "out"), export_stage.Config(kind="imagefolder", shard_images=9))
-    found = ImageFolder(str(tmp_path / "out/train"))
-    assert len(found) == TOTAL and found.classes == ["birds", "curated"]
+    card = (tmp_path / "out/README.md").read_text()
+    monkeypatch.chdir(tmp_path / "out")
+    said = {}
+    exec(card[card.index("from torchvision") : card.index("\n```\n", card.index("from torchvision"))], said)
+    assert len(said["images"]) == TOTAL and said["images"].classes == ["birds", "curated"]
+    assert sum(path.endswith(".gif") for path, _ in said["images"].samples) == 5
+
+
+def gif(data: bytes) -> bytes:
+    """The picture as a GIF."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(file, "GIF")
+    return file.getvalue()
 
 
 def test_a_seed_gives_the_same_bytes_and_another_one_another_order(local_root: str, tmp_path: Path) -> None:
@@ -350,6 +366,9 @@ def test_an_export_of_before_a_takedown_is_not_taken_for_one_of_now(local_root: 
     versions_planted.published(local_root, shards=(7, 0, 11, 5))
     with pytest.raises(InputError, match="or of v1 before images were taken down: choose another place, or remove"):
         exported_here(local_root, out, config)
+    shutil.rmtree(out)
+    exported_here(local_root, out, config)
+    assert [(one["out"], one["images"]) for one in records(local_root)] == [(out, TOTAL - 1)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
