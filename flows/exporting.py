@@ -36,6 +36,19 @@ class Summary(BaseModel, frozen=True):
     seconds: float
 
 
+class Unobserved:
+    """Tells nobody of a stage: what an export leaves on the way is gone afterwards, and metrics are of runs of a root."""
+
+    def stage_ended(self, stage: str, before: dict[str, int]) -> None:
+        """Nothing."""
+
+
+class ExportRun(Run):
+    """A run whose root is the work below an export."""
+
+    observer = Unobserved()
+
+
 def export_version(
     root: str,
     out: str,
@@ -51,7 +64,7 @@ def export_version(
     """
     began, asked = time.time(), ask(root, out, config, version)
     storage, work = Storage(asked.out), Storage(f"{asked.out}/{WORK}")
-    run = Run(parse({"name": "export", "root": work.root, "compute": compute_of(settings)}))
+    run = ExportRun(parse({"name": "export", "root": work.root, "compute": compute_of(settings)}))
     if not is_finished(asked, storage):
         from lvd.flows import pool
         from lvd.flows.progress import log_lines, shown
@@ -61,7 +74,7 @@ def export_version(
         claim(asked, storage, work)
         with prefect_server(), shown() as progress, lease(work), pool.cluster(run.recipe.compute):
             if not is_finished(asked, storage):  # another may have ended meanwhile
-                run = Run(run.recipe, progress=progress)
+                run = ExportRun(run.recipe, progress=progress)
                 work.remove_temporary()
                 storage.remove_temporary()
                 finish(asked, storage, export(run, asked))

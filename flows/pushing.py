@@ -113,7 +113,8 @@ def upload(dataset: StageDir, storage: Storage, repo_id: str, api: Any, *, priva
                 check_digests(some, group, storage)
                 api.preupload_lfs_files(repo_id, additions=some, repo_type=DATASET)
                 additions += some
-        stale = sorted(name for name in there if is_shard(name) and name not in {f["name"] for f in manifest["files"]})
+        mine = {one["name"] for one in manifest["files"]}
+        stale = sorted(name for name in there if is_shard(name) and name not in mine)
         with local(storage, [CARD, SUMS, MANIFEST]) as paths:
             about = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in paths]
             operations = [*additions, *about, *(CommitOperationDelete(path_in_repo=name) for name in stale)]

@@ -294,7 +294,9 @@ exported_here(sys.argv[1], sys.argv[2], export.Config(kind="imagefolder", shard_
 """
 
 
-def test_killed_and_started_again_the_command_gives_the_same_files(local_root: str, tmp_path: Path) -> None:
+def test_killed_and_started_again_the_command_gives_the_same_files(
+    local_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     versions_planted.published(local_root, shards=(100, 100))
     exported_here(local_root, str(tmp_path / "whole"), export_stage.Config(kind="imagefolder", shard_images=20))
     out = tmp_path / "out"
@@ -307,11 +309,13 @@ def test_killed_and_started_again_the_command_gives_the_same_files(local_root: s
         process.kill()
     before = written()
     assert process.returncode == -signal.SIGKILL and 0 < before < 10
+    monkeypatch.setenv("LVD_METRICS_FILE", str(tmp_path / "nightly.prom"))
     args = ("export", local_root, "--to", "imagefolder", "--shard-images", "20", "--out", str(out))
     again = lvd(*args, "--set", "compute.cpu_workers=1", home=tmp_path / "prefect")
     assert again.returncode == 0, again.stderr[-4000:]
     assert f"wrote {10 - before} shards" in again.stdout
     assert not (out / ".lvd").exists() and not (out / ".tmp").exists()
+    assert not (tmp_path / "nightly.prom").exists()  # which is of runs
     assert versions_planted.files_below(out) == files_of(tmp_path / "whole")
     finished = {one["out"]: one["finished_at"] is not None for one in records(local_root)}
     assert finished == {str(out): True, str(tmp_path / "whole"): False}
