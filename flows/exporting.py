@@ -37,7 +37,7 @@ class Summary(BaseModel, frozen=True):
 
 
 class Unobserved:
-    """Tells nobody of a stage: what an export leaves on the way is gone afterwards, and metrics are of runs of a root."""
+    """Tells nobody of a stage: what is made on the way is gone afterwards, and metrics are of the runs of a root."""
 
     def stage_ended(self, stage: str, before: dict[str, int]) -> None:
         """Nothing."""
