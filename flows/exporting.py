@@ -7,16 +7,20 @@ import time
 
 from pydantic import BaseModel
 
+from lvd.flows import pool
 from lvd.flows.export_asked import Asked, ask, compute_of
 from lvd.flows.export_closing import close
 from lvd.flows.export_place import MANIFEST, WORK, check_still_allowed, claim, is_finished, reached
 from lvd.flows.export_records import record
 from lvd.flows.group import Call, call
+from lvd.flows.progress import shown
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run, Work
+from lvd.flows.server import prefect_server
 from lvd.flows.stage import stage
 from lvd.infra.errors import InputError
 from lvd.infra.lease import lease
+from lvd.infra.logs import log_format, log_to_stderr
 from lvd.infra.shards import ShardRef, StageDir, fingerprint
 from lvd.infra.storage import TEMPORARY, Storage
 from lvd.tasks import export as export_stage
@@ -62,15 +66,12 @@ def export_version(
     settings: `compute.…=…`, as for a run. Raises InputError if there is no such version, `out` holds anything else, or
     an image of the version was taken down since.
     """
+    log_format()
     began, asked = time.time(), ask(root, out, config, version)
     storage, work = Storage(asked.out), Storage(f"{asked.out}/{WORK}")
     run = ExportRun(parse({"name": "export", "root": work.root, "compute": compute_of(settings)}))
     if not is_finished(asked, storage):
-        from lvd.flows import pool
-        from lvd.flows.progress import log_lines, shown
-        from lvd.flows.server import prefect_server
-
-        log_lines()
+        log_to_stderr()
         claim(asked, storage, work)
         with prefect_server(), shown() as progress, lease(work), pool.cluster(run.recipe.compute):
             if not is_finished(asked, storage):  # another may have ended meanwhile
