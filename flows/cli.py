@@ -1,5 +1,6 @@
 """`lvd …`: the command line. Exit codes: 0 done; 2 the user must act (one line); 1 a defect."""
 
+import errno
 import json
 import os
 import sys
@@ -48,6 +49,11 @@ def main() -> None:
     except (ShardError, RetryableError) as error:
         sys.stderr.write(last_words(str(error)))
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(last_words(f"the disk must have room ({error}): make some; the same command goes on"))
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(last_words("stopped; the same command goes on where it was"))
         sys.exit(130)
@@ -328,7 +334,8 @@ def export(
     settings: Settings = None,
 ) -> None:
     """A published version as files that trainers read: shuffled shards, with checksums and the dataset card."""
-    from lvd.flows.exporting import asked_config, export_version
+    from lvd.flows.export_asked import asked_config
+    from lvd.flows.exporting import export_version
     from lvd.flows.show_exports import show_export
 
     config = asked_config(

@@ -36,6 +36,14 @@ def record(dataset: StageDir, out: str, said: dict[str, Any], *, is_finished: bo
         ) from error
 
 
+def replace(dataset: StageDir, out: str, said: dict[str, Any]) -> None:
+    """Takes away the records of other exports that were at this place, which is empty or holds this one."""
+    storage, mine = dataset.storage, name_of(dataset, out, said)
+    for name in (f"{FOLDER}/{name}" for name in storage.names(FOLDER)):
+        if name != mine and storage.read_json(name)["out"] == without_user(out):
+            storage.remove(name)
+
+
 def remove(dataset: StageDir, out: str, said: dict[str, Any]) -> None:
     """Takes away the record of an export that is gone from that place."""
     dataset.storage.remove(name_of(dataset, out, said))

@@ -15,15 +15,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lvd.flows.export_records import record, remove
-from lvd.flows.exporting import CARD, MANIFEST, SUMS, asked_config, export_version, version_at
-from lvd.infra.errors import InputError, RetryableError, ShardError
+from lvd.flows.export_asked import ask, version_at
+from lvd.flows.export_place import CARD, MANIFEST, SUMS, begun, check_still_allowed
+from lvd.flows.export_records import record, remove, without_user
+from lvd.flows.exporting import export_version
+from lvd.flows.hub_answers import answered
+from lvd.infra.errors import InputError, ShardError
+from lvd.infra.lease import lease
 from lvd.infra.shards import StageDir, fingerprint
 from lvd.infra.storage import Storage
+from lvd.tasks import export as export_stage
 
 DATASET = "dataset"  # what the hub calls the kind of repository
 MAX_FILES = 20_000  # of one commit; the hub takes 25,000
 SMALL_BYTES = 10 << 20  # up to which a hub may take a file as a text, and not as large
+PARQUET = export_stage.Config(kind="parquet")
 UPLOADED_AT_ONCE = 2 << 30  # bytes of an export on a bucket that lie here at a time, or one file
 
 
@@ -57,17 +63,29 @@ def push(
     from huggingface_hub import HfApi
 
     dataset, api = version_at(root, version), api or HfApi()
+    if export is not None:
+        return exported_and_uploaded(dataset, export, repo_id, api, private=private, settings=settings)
     own = Path(tempfile.gettempdir()) / "lvd" / f"push-{fingerprint(dataset.root, dataset.fingerprint)[:16]}"
-    out = export or str(own)
-    if not Storage(out).exists(MANIFEST):
-        with answered(repo_id):
-            api.create_repo(repo_id, repo_type=DATASET, private=private or None, exist_ok=True)  # before hours of work
-        export_version(root, out, asked_config(kind="parquet"), version=dataset.fingerprint, settings=settings)
-    pushed = upload(dataset, Storage(out), repo_id, api, private=private)
-    if export is None:
-        remove(dataset, out, Storage(out).read_json(MANIFEST))
+    with lease(Storage(str(own))):
+        out = own / "export"
+        found = begun(Storage(str(out)))
+        if found and found["identity"] != ask(root, str(out), PARQUET, dataset.fingerprint).identity:
+            shutil.rmtree(out)  # of before images were taken down
+        pushed = exported_and_uploaded(dataset, str(out), repo_id, api, private=private, settings=settings)
+        remove(dataset, str(out), Storage(str(out)).read_json(MANIFEST))
         shutil.rmtree(own)
     return pushed
+
+
+def exported_and_uploaded(
+    dataset: StageDir, out: str, repo_id: str, api: Any, *, private: bool, settings: tuple[str, ...]
+) -> Pushed:
+    """Uploads the finished export that lies at a place, or is made there, as Parquet."""
+    if not Storage(out).exists(MANIFEST):
+        with answered(repo_id):
+            head(api, repo_id, private=private)  # before hours of work
+        export_version(dataset.root, out, PARQUET, version=dataset.fingerprint, settings=settings)
+    return upload(dataset, Storage(out), repo_id, api, private=private)
 
 
 def upload(dataset: StageDir, storage: Storage, repo_id: str, api: Any, *, private: bool) -> Pushed:
@@ -76,24 +94,33 @@ def upload(dataset: StageDir, storage: Storage, repo_id: str, api: Any, *, priva
 
     manifest = storage.read_json(MANIFEST)
     check(manifest, dataset, storage)
-    place = f"{api.endpoint}/datasets/{repo_id}"
+    place = without_user(f"{api.endpoint}/datasets/{repo_id}")
     said = {name: manifest[name] for name in ("kind", "identity", "seed", "shuffle", "images")}
     with answered(repo_id):
-        api.create_repo(repo_id, repo_type=DATASET, private=private or None, exist_ok=True)
-        record(dataset, place, said)
+        parent = head(api, repo_id, private=private)
         there = contents(api, repo_id)
+        if MANIFEST not in there and (other := next(filter(is_shard, there), None)):
+            raise InputError(
+                f"REPO_ID must be empty or hold what lvd pushed, {repo_id!r} has {other} of another origin: "
+                "name another, or remove it there"
+            )
+        record(dataset, place, said)
         missing = [one for one in manifest["files"] if there.get(one["name"]) != one["sha256"]]
         additions: list[Any] = []
         for group in groups(missing):
             with local(storage, [one["name"] for one in group]) as paths:
                 some = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=held(path)) for name, path in paths]
+                check_digests(some, group, storage)
                 api.preupload_lfs_files(repo_id, additions=some, repo_type=DATASET)
                 additions += some
-        stale = sorted(name for name in there if is_shard(name) and name not in {f["name"] for f in manifest["files"]})
+        mine = {one["name"] for one in manifest["files"]}
+        stale = sorted(name for name in there if is_shard(name) and name not in mine)
         with local(storage, [CARD, SUMS, MANIFEST]) as paths:
             about = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in paths]
             operations = [*additions, *about, *(CommitOperationDelete(path_in_repo=name) for name in stale)]
-            api.create_commit(repo_id, operations, commit_message=manifest["said"], repo_type=DATASET)
+            api.create_commit(
+                repo_id, operations, commit_message=manifest["said"], repo_type=DATASET, parent_commit=parent
+            )
         there = contents(api, repo_id)
     if wrong := [one["name"] for one in manifest["files"] if there.get(one["name"]) != one["sha256"]]:
         raise ShardError(
@@ -111,8 +138,30 @@ def upload(dataset: StageDir, storage: Storage, repo_id: str, api: Any, *, priva
     )
 
 
+def head(api: Any, repo_id: str, *, private: bool) -> str | None:
+    """The commit that the repository is at, which is made if there is none. Raises InputError if all can see it."""
+    api.create_repo(repo_id, repo_type=DATASET, private=private or None, exist_ok=True)
+    found = api.repo_info(repo_id, repo_type=DATASET)
+    if private and not found.private:
+        raise InputError(
+            f"REPO_ID must be private for --private, {repo_id!r} is there and public: change that on the hub, or name "
+            "another"
+        )
+    return found.sha
+
+
+def check_digests(additions: list[Any], files: list[dict[str, Any]], storage: Storage) -> None:
+    """Raises InputError for a file that is not what was exported, before anybody sees it."""
+    for addition, one in zip(additions, files, strict=True):
+        if addition.upload_info.sha256.hex() != one["sha256"]:
+            raise InputError(
+                f"{storage.uri(one['name'])} must have the SHA-256 that {MANIFEST} says, has another: "
+                "remove the export, and export again"
+            )
+
+
 def check(manifest: dict[str, Any], dataset: StageDir, storage: Storage) -> None:
-    """Raises InputError if this export is not of that version, or not for a hub."""
+    """Raises InputError if this export is not of that version as it is now, or not for a hub."""
     if manifest["version"] != dataset.fingerprint:
         raise InputError(
             f"--export must hold an export of {dataset.fingerprint}, {storage.root!r} holds one of "
@@ -123,6 +172,14 @@ def check(manifest: dict[str, Any], dataset: StageDir, storage: Storage) -> None
             f"--export must be of kind parquet or webdataset with up to {MAX_FILES:,} files, {storage.root!r} is "
             f"{manifest['kind']} with {manifest['num_files']:,}: hubs refuse more; export with larger shards"
         )
+    config = export_stage.Config(**{name: manifest[name] for name in export_stage.Config.model_fields})
+    asked = ask(dataset.root, storage.root, config, dataset.fingerprint)
+    if asked.identity != manifest["identity"]:
+        raise InputError(
+            f"--export must hold an export of {dataset.fingerprint} as it is now, {asked.place!r} holds one of before "
+            "images were taken down: export it again, to another place"
+        )
+    check_still_allowed(asked, manifest)
 
 
 def contents(api: Any, repo_id: str) -> dict[str, str | None]:
@@ -168,41 +225,3 @@ def local(storage: Storage, names: list[str]) -> Iterator[list[tuple[str, Path]]
             with storage.open(name) as file, path.open("wb") as copy:
                 shutil.copyfileobj(file, copy, 8 << 20)
         yield paths
-
-
-@contextmanager
-def answered(repo_id: str) -> Iterator[None]:
-    """Raises InputError, in one line, where the hub refuses what is inside, RetryableError where it does not answer."""
-    from huggingface_hub.errors import HTTPError  # of the library that it asks with
-
-    try:
-        yield
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # uploads come wrapped in a RuntimeError
-        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        if (told := told_by_hub(cause, repo_id)) is None:
-            raise
-        raise told from error
-
-
-def told_by_hub(error: BaseException, repo_id: str) -> InputError | RetryableError | None:
-    """What an error of the hub's library says to the user, in one line; None if it is no such error."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
-
-    if isinstance(error, HFValidationError):
-        return InputError(f"REPO_ID must be as name/dataset, was {repo_id!r}: {' '.join(str(error).split())}")
-    if isinstance(error, LocalTokenNotFoundError):
-        return InputError("the hub must know you: set HF_TOKEN, or log in with `hf auth login`")
-    if not isinstance(error, HfHubHTTPError):
-        is_away = isinstance(error, HTTPError)
-        said = f"the hub must answer, was asked in vain ({type(error).__name__}): push again, what it has stays there"
-        return RetryableError(said) if is_away else None
-    status = error.response.status_code
-    said = f"{status} {' '.join((error.server_message or error.response.reason_phrase).split())}"
-    if status in (401, 403):
-        return InputError(
-            f"the hub must let you write {repo_id!r}, it said {said}: set HF_TOKEN to a token that may, "
-            "or log in with `hf auth login`"
-        )
-    if 400 <= status < 500 and status != 429:
-        return InputError(f"the hub must take what is pushed to {repo_id!r}, it said {said}")
-    return RetryableError(f"the hub said {said}: push again, what it has stays there")

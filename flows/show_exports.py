@@ -2,7 +2,8 @@
 
 from rich.markup import escape
 
-from lvd.flows.exporting import CARD, MANIFEST, SUMS, Summary
+from lvd.flows.export_place import CARD, MANIFEST, SUMS
+from lvd.flows.exporting import Summary
 from lvd.flows.pushing import Pushed
 from lvd.flows.show import console, size
 

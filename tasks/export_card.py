@@ -28,7 +28,7 @@ images = load_dataset("imagefolder", data_dir=".", split="train")  # this folder
 
 from torchvision.datasets import ImageFolder  # or so: the class is the collection that the image was retrieved for
 
-images = ImageFolder("train")
+images = ImageFolder("train", is_valid_file=lambda path: not path.endswith(".parquet"))  # GIF and AVIF too
 ```""",
     "parquet": """```python
 from datasets import load_dataset

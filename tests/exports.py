@@ -4,6 +4,8 @@ from typing import Any
 from unittest.mock import patch
 
 from lvd.flows import dispatch, exporting, group
+from lvd.flows.export_asked import ask
+from lvd.flows.export_place import WORK, claim, is_finished
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run
 from lvd.infra.storage import Storage
@@ -33,11 +35,11 @@ def submitted(own: group.Group, stage: str) -> Done:
 
 def exported_here(root: str, out: str, config: export_stage.Config, version: str | None = None) -> dict[str, int]:
     """Exports, and returns how many shards of each stage were computed. What the work leaves stays below `.lvd`."""
-    asked = exporting.ask(root, out, config, version)
-    storage, work = Storage(asked.out), Storage(f"{asked.out}/{exporting.WORK}")
+    asked = ask(root, out, config, version)
+    storage, work = Storage(asked.out), Storage(f"{asked.out}/{WORK}")
     run = Run(parse({"name": "export", "root": work.root, "compute": {"cpu_workers": 2, "gpus": 0}}))
-    if not exporting.is_finished(asked, storage):
-        exporting.claim(asked, storage, work)
+    if not is_finished(asked, storage):
+        claim(asked, storage, work)
         with patch.object(dispatch, "_submitted", submitted):
-            exporting.close(asked, storage, exporting.export.__wrapped__(run, asked))
+            exporting.finish(asked, storage, exporting.export.__wrapped__(run, asked))
     return run.computed

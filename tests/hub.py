@@ -23,6 +23,7 @@ class Hub:
         self.commits: list[str] = []
         self.tokens: set[str | None] = set()
         self.refuses: int | None = None  # answers every request with this status
+        self.refuses_after: int | None = None  # so many requests, with 403
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         path = path.partition("?")[0]
@@ -38,6 +39,9 @@ class Hub:
                 return 409, {"error": "You already created this dataset repo", "url": self.url(name)}
             self.repos[name] = asked
             return 200, {"url": self.url(name), "id": name, "name": name}
+        if method == "GET" and (name := path.removeprefix("/api/datasets/")) in self.repos:
+            is_private = self.repos[name].get("visibility") == "private"
+            return 200, {"_id": "1", "id": name, "sha": self.head, "private": is_private, "siblings": []}
         if path == "/api/validate-yaml":
             return 200, {"warnings": [], "errors": []}
         if "/tree/" in path:
@@ -53,6 +57,10 @@ class Hub:
             return self.commit([json.loads(line) for line in body.splitlines()])
         return 404, {"error": f"{method} {path}"}
 
+    @property
+    def head(self) -> str:
+        return f"{len(self.commits):040x}"
+
     def url(self, name: str) -> str:
         return f"{self.endpoint}/datasets/{name}"
 
@@ -66,18 +74,20 @@ class Hub:
         return {**one, **({} if one["oid"] in self.lfs else {"actions": upload})}
 
     def commit(self, lines: list[dict[str, Any]]) -> tuple[int, Any]:
-        for line in lines:
+        header = lines[0]["value"]
+        if header["parentCommit"] != self.head:
+            return 412, {"error": "A commit has happened since. Please refresh and try again."}
+        self.commits.append(header["summary"])
+        for line in lines[1:]:
             value = line["value"]
-            if line["key"] == "header":
-                self.commits.append(value["summary"])
-            elif line["key"] == "file":
+            if line["key"] == "file":
                 self.files[value["path"]] = (base64.b64decode(value["content"]), None)
             elif line["key"] == "lfsFile":
                 self.files[value["path"]] = (self.lfs[value["oid"]], value["oid"])
             else:
                 assert line["key"] == "deletedFile"
                 del self.files[value["path"]]
-        return 200, {"success": True, "commitOid": "a" * 40, "commitUrl": f"{self.endpoint}/datasets/me/set/commit/aa"}
+        return 200, {"success": True, "commitOid": self.head, "commitUrl": f"{self.endpoint}/datasets/me/set/commit/aa"}
 
 
 @contextmanager
@@ -93,8 +103,10 @@ def served() -> Iterator[Hub]:
                 hub.tokens.add(self.headers["Authorization"])
             is_known = is_upload or self.headers["Authorization"] == f"Bearer {TOKEN}"
             status, said = hub.answer(self.command, self.path, body) if is_known else (401, {"error": "who are you"})
-            if hub.refuses:
-                status, said = hub.refuses, {"error": "not now"}
+            if hub.refuses_after is not None:
+                hub.refuses_after -= 1
+            if hub.refuses or (hub.refuses_after is not None and hub.refuses_after < 0):
+                status, said = hub.refuses or 403, {"error": "not now"}
             data = json.dumps(said).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

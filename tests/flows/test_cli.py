@@ -137,3 +137,12 @@ def test_a_root_without_a_run_is_named(args, tmp_path, monkeypatch, capsys) -> N
     assert code == 2
     assert str(tmp_path) in err
     assert "lvd run RECIPE" in err
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        Path("/dev/full").write_bytes(b"one byte too many")
+
+    monkeypatch.setattr(cli, "app", full)
+    code, _, err = lvd(monkeypatch, capsys)
+    assert code == 2 and err.startswith("lvd: the disk must have room ([Errno 28]") and err.count("\n") == 1

@@ -1,26 +1,32 @@
 """Exports from end to end: every image once, opened again as people open them, resumed, refused."""
 
 import hashlib
+import io
 import json
 import signal
 import subprocess
+import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from lvd.flows import exporting
-from lvd.flows.export_records import record, records, without_user
-from lvd.flows.exporting import ask, asked_config, compute_of, runs_of, version_at
+from lvd.flows.export_asked import ask
+from lvd.flows.export_place import MANIFEST, SUMS, WORK
+from lvd.flows.export_records import records
+from lvd.flows.exporting import runs_of
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir
 from lvd.infra.storage import Storage
 from lvd.tasks import export as export_stage
 from lvd.tests import versions_planted
 from lvd.tests.exports import exported_here
-from lvd.tests.running import LVD, environment, lvd, wait_until
+from lvd.tests.running import lvd, wait_until
 
 KINDS = ("webdataset", "imagefolder", "parquet")
 TOTAL = sum(versions_planted.SHARDS)
@@ -65,17 +71,17 @@ def test_every_image_is_there_once_with_its_bytes_and_columns(root: str, tmp_pat
     for image_id, _, columns in found:
         assert columns == {name: value for name, value in rows[image_id].items() if name != "image"}
     checked = subprocess.run(
-        ["sha256sum", "-c", "--quiet", exporting.SUMS], cwd=folder, capture_output=True, text=True, check=False
+        ["sha256sum", "-c", "--quiet", SUMS], cwd=folder, capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stdout
-    manifest = json.loads((folder / exporting.MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     assert (manifest["images"], manifest["shards"], manifest["seed"]) == (TOTAL, 5, 2)
     assert manifest["suffixes"] == {"jpg": 8, "png": 8, "webp": 8}
-    named = {line.split("  ")[1] for line in (folder / exporting.SUMS).read_text().splitlines()}
-    own = {exporting.MANIFEST, exporting.SUMS}
-    there = {name for name in versions_planted.files_below(folder) if not name.startswith(exporting.WORK)}
+    named = {line.split("  ")[1] for line in (folder / SUMS).read_text().splitlines()}
+    own = {MANIFEST, SUMS}
+    there = {name for name in versions_planted.files_below(folder) if not name.startswith(WORK)}
     assert there == named | own
-    assert hashlib.sha256((folder / exporting.SUMS).read_bytes()).hexdigest() == manifest["sha256sums"]
+    assert hashlib.sha256((folder / SUMS).read_bytes()).hexdigest() == manifest["sha256sums"]
 
 
 def opened(kind: str, out: Path, cache: Path) -> Any:
@@ -103,13 +109,26 @@ def test_datasets_opens_it(local_root: str, tmp_path: Path, kind: str) -> None:
         assert columns["cluster_id"] == row["cluster_id"] and columns["retrieved_for"] == row["retrieved_for"]
 
 
-def test_torchvision_opens_the_image_folder(local_root: str, tmp_path: Path) -> None:
-    from torchvision.datasets import ImageFolder
-
+def test_torchvision_opens_the_image_folder_as_its_card_says(
+    local_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = versions_planted.picture
+    monkeypatch.setattr(versions_planted, "picture", lambda n: gif(picture(n)) if n % 5 == 0 else picture(n))
     versions_planted.published(local_root)
     exported_here(local_root, str(tmp_path / "out"), export_stage.Config(kind="imagefolder", shard_images=9))
-    found = ImageFolder(str(tmp_path / "out/train"))
-    assert len(found) == TOTAL and found.classes == ["birds", "curated"]
+    card = (tmp_path / "out/README.md").read_text()
+    monkeypatch.chdir(tmp_path / "out")
+    said = {}
+    exec(card[card.index("from torchvision") : card.index("\n```\n", card.index("from torchvision"))], said)
+    assert len(said["images"]) == TOTAL and said["images"].classes == ["birds", "curated"]
+    assert sum(path.endswith(".gif") for path, _ in said["images"].samples) == 5
+
+
+def gif(data: bytes) -> bytes:
+    """The picture as a GIF."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(file, "GIF")
+    return file.getvalue()
 
 
 def test_a_seed_gives_the_same_bytes_and_another_one_another_order(local_root: str, tmp_path: Path) -> None:
@@ -120,9 +139,7 @@ def test_a_seed_gives_the_same_bytes_and_another_one_another_order(local_root: s
     }.items():  # fmt: skip
         exported_here(local_root, str(tmp_path / name), export_stage.Config(kind="webdataset", shard_images=10, **said))
         orders[name] = [image_id for image_id, *_ in exported(tmp_path / name, "webdataset")]
-    files = [versions_planted.files_below(tmp_path / name) for name in ("a", "again")]
-    mine = [{name: data for name, data in one.items() if not name.startswith(".")} for one in files]
-    assert mine[0] == mine[1]
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "again")
     assert orders["a"] != orders["b"] and sorted(orders["a"]) == sorted(orders["b"])
     assert orders["plain"] == [row["image_id"] for row in rows]
 
@@ -131,58 +148,23 @@ def test_what_is_written_is_not_written_again(local_root: str, tmp_path: Path) -
     versions_planted.published(local_root)
     out, config = tmp_path / "out", export_stage.Config(kind="webdataset", shard_images=6)
     assert exported_here(local_root, str(out), config) == {"order": 1, "export": 4}
-    whole = versions_planted.files_below(out)
+    whole = files_of(out)
     work = StageDir(
         root=str(out / ".lvd"), stage="export", fingerprint=ask(local_root, str(out), config, None).identity
     )
     lost = work.shards()[2]
     for name in (lost.name(), f"{work.directory}/stage.json"):  # as if it had been killed in the third shard
         (out / ".lvd" / name).unlink()
-    for name in ("lvd-000002.tar", exporting.MANIFEST, exporting.SUMS):
+    for name in ("lvd-000002.tar", MANIFEST, SUMS):
         (out / name).unlink()
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert exported_here(local_root, str(out), config) == {"order": 0, "export": 1}
-    again = versions_planted.files_below(out)
-    assert {n: d for n, d in again.items() if not n.startswith(".")} == {
-        n: d for n, d in whole.items() if not n.startswith(".")
-    }
+    assert files_of(out) == whole
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
     assert exported_here(local_root, str(out), config) == {}
     (out / "lvd-000001.tar").unlink()
     with pytest.raises(InputError, match=r"lvd-000001\.tar is gone"):
         exported_here(local_root, str(out), config)
-
-
-def test_what_cannot_be_exported_is_refused_in_one_line(local_root: str, tmp_path: Path) -> None:
-    versions_planted.published(local_root)
-    config = export_stage.Config(kind="parquet")
-    exported_here(local_root, str(tmp_path / "out"), config)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/notes.txt").write_text("mine")
-    (tmp_path / "file").write_text("a file")
-    other = config.model_copy(update={"seed": 1})
-    for out, asked, said in (
-        ("out", other, r"holds another \(parquet of v1, shuffled with seed 0\)"),
-        ("out", config.model_copy(update={"kind": "webdataset"}), "holds another"),
-        ("full", config, "has 'notes.txt'"),
-        ("file", config, "--out must"),
-        ("root/exports", config, "outside of the root"),
-        ("", config, "outside of the root"),
-    ):
-        with pytest.raises(InputError, match=said) as error:
-            exported_here(local_root, str(tmp_path / out), asked)
-        assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"--version must be one of v1, was 'v7'"):
-        version_at(local_root, "v7")
-    with pytest.raises(InputError, match="must hold a published version"):
-        version_at(str(tmp_path / "none"), None)
-    with pytest.raises(InputError, match="--columns must name columns"):
-        ask(local_root, str(tmp_path / "new"), asked_config(kind="parquet", columns="key, colour"), None)
-    with pytest.raises(InputError, match=r"--to: .*'webdataset', 'imagefolder' or 'parquet'.*was 'zip'"):
-        asked_config(kind="zip")
-    with pytest.raises(InputError, match="must be of compute"):
-        compute_of(("copies.min_similarity=0.5",))
-    assert compute_of(("compute.cpu_workers=2",)) == {"cpu_workers": 2}
 
 
 def test_a_version_without_images_is_exported_as_parquet_only(local_root: str, tmp_path: Path) -> None:
@@ -216,42 +198,76 @@ def test_shards_are_put_in_order_in_groups_of_bounded_rows(monkeypatch: pytest.M
         assert runs_of(refs) == groups
 
 
-def test_the_root_knows_its_exports_and_no_password(local_root: str) -> None:
-    dataset = StageDir(root=local_root, stage="curated", fingerprint="v1")
-    said = {"kind": "parquet", "identity": "a"}
-    record(dataset, "ftp://me:secret@host/folder", said)
-    (begun,) = records(local_root)
-    assert begun["out"] == "ftp://host/folder" and begun["finished_at"] is None
-    record(dataset, "ftp://me:secret@host/folder", said, is_finished=True)
-    record(dataset, "s3://bucket/folder", said)
-    finished, other = sorted(records(local_root), key=lambda one: one["out"])
-    assert finished["begun_at"] == begun["begun_at"] and finished["finished_at"] and not other["finished_at"]
-    assert without_user("C:/me@home") == "C:/me@home"
+@pytest.mark.parametrize("kind", KINDS)
+def test_ended_before_any_of_its_files_it_gives_the_same_files(
+    local_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    versions_planted.published(local_root, shards=(3, 1))
+    config, left = export_stage.Config(kind=kind, shard_images=3), 1000
+    whole_file = Storage.whole_file
+
+    @contextmanager
+    def ending(self: Storage, name: str) -> Iterator[Path]:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        with whole_file(self, name) as path:
+            yield path
+
+    monkeypatch.setattr(Storage, "whole_file", ending)
+    exported_here(local_root, str(tmp_path / "whole"), config)
+    number, expected = 1000 - left, files_of(tmp_path / "whole")
+    assert number > 10
+    for stop in range(number):
+        out = tmp_path / str(stop)
+        left = stop
+        with pytest.raises(KeyboardInterrupt):
+            exported_here(local_root, str(out), config)
+        left = 1000
+        exported_here(local_root, str(out), config)
+        assert files_of(out) == expected, stop
 
 
-def written(out: Path) -> int:
-    """Shards that a running export has done."""
-    return len(list(out.glob(f"{exporting.WORK}/export/*/data-*.arrow")))
+def files_of(out: Path) -> dict[str, bytes]:
+    """Name → bytes of what an export came to, without what its work left."""
+    return {name: data for name, data in versions_planted.files_below(out).items() if not name.startswith(".")}
 
 
-def test_killed_and_started_again_the_command_gives_the_same_files(local_root: str, tmp_path: Path) -> None:
-    versions_planted.published(local_root, shards=(400, 300))
+SLOWLY = """
+import sys, time
+from lvd.infra.storage import Storage
+from lvd.tasks import export
+from lvd.tests.exports import exported_here
+
+write_bytes = Storage.write_bytes
+Storage.write_bytes = lambda *given: (time.sleep(0.02), write_bytes(*given))
+exported_here(sys.argv[1], sys.argv[2], export.Config(kind="imagefolder", shard_images=20))
+"""
+
+
+def test_killed_and_started_again_the_command_gives_the_same_files(
+    local_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions_planted.published(local_root, shards=(100, 100))
     exported_here(local_root, str(tmp_path / "whole"), export_stage.Config(kind="imagefolder", shard_images=20))
-    args = ("export", local_root, "--to", "imagefolder", "--shard-images", "20", "--set", "compute.cpu_workers=1")
-    out = ("--out", str(tmp_path / "out"))
-    command = [str(LVD), *args, *out]
-    with subprocess.Popen(
-        command, env=environment(tmp_path / "prefect"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        wait_until(lambda: written(tmp_path / "out") or process.poll() is not None, 300, "a shard is written")
+    out = tmp_path / "out"
+
+    def written() -> int:
+        return len(list(out.glob(f"{WORK}/export/*/data-*.arrow")))
+
+    with subprocess.Popen([sys.executable, "-c", SLOWLY, local_root, str(out)]) as process:
+        wait_until(lambda: written() or process.poll() is not None, 60, "a shard is written")
         process.kill()
-    before = written(tmp_path / "out")
-    assert process.returncode == -signal.SIGKILL and 0 < before < 35
-    again = lvd(*args, *out, home=tmp_path / "prefect")
+    before = written()
+    assert process.returncode == -signal.SIGKILL and 0 < before < 10
+    monkeypatch.setenv("LVD_METRICS_FILE", str(tmp_path / "nightly.prom"))
+    args = ("export", local_root, "--to", "imagefolder", "--shard-images", "20", "--out", str(out))
+    again = lvd(*args, "--set", "compute.cpu_workers=1", home=tmp_path / "prefect")
     assert again.returncode == 0, again.stderr[-4000:]
-    assert f"wrote {35 - before} shards" in again.stdout
-    assert not (tmp_path / "out/.lvd").exists() and not (tmp_path / "out/.tmp").exists()
-    found, expected = (versions_planted.files_below(tmp_path / name) for name in ("out", "whole"))
-    assert found == {name: data for name, data in expected.items() if not name.startswith(".")}
+    assert f"wrote {10 - before} shards" in again.stdout
+    assert not (out / ".lvd").exists() and not (out / ".tmp").exists()
+    assert not (tmp_path / "nightly.prom").exists()  # which is of runs
+    assert versions_planted.files_below(out) == files_of(tmp_path / "whole")
     finished = {one["out"]: one["finished_at"] is not None for one in records(local_root)}
-    assert finished == {str(tmp_path / "out"): True, str(tmp_path / "whole"): False}
+    assert finished == {str(out): True, str(tmp_path / "whole"): False}

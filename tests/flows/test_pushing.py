@@ -11,9 +11,11 @@ import yaml
 from lvd.flows import pushing
 from lvd.flows.export_records import records
 from lvd.flows.pushing import groups, is_shard, push
+from lvd.flows.takedown import exports
 from lvd.infra.errors import InputError, RetryableError
 from lvd.infra.storage import Storage
 from lvd.tasks import export as export_stage
+from lvd.tasks.takedowns import Record, write_record
 from lvd.tests import hub as hubs
 from lvd.tests import versions_planted
 from lvd.tests.exports import exported_here
@@ -143,9 +145,18 @@ def test_a_temporary_export_leaves_nothing_behind(
         exported_here(root, out, config, version)
 
     monkeypatch.setattr(pushing, "export_version", export)
-    assert push(local_root, "me/set", api=api_of(hub)).uploaded == 1
+    hub.refuses_after = 3  # the repository, the same again, what it holds
+    with pytest.raises(InputError, match="403"):
+        push(local_root, "me/set", api=api_of(hub))
+    (own,) = (tmp_path / "temporary/lvd").iterdir()
+    assert (own / "export/export.json").exists()
+    versions_planted.published(local_root, shards=(7, 0, 11, 5))  # as `forget --now` leaves it
+    hub.refuses_after = None
+    pushed = push(local_root, "me/set", api=api_of(hub))
+    assert (pushed.uploaded, pushed.images) == (1, 23)
     assert list((tmp_path / "temporary/lvd").iterdir()) == []
-    assert [one["out"] for one in records(local_root)] == [f"{hub.endpoint}/datasets/me/set"]
+    places = [one["out"] for one in records(local_root) if one["finished_at"]]
+    assert places == [f"{hub.endpoint}/datasets/me/set"]
 
 
 def test_files_go_together_up_to_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +164,90 @@ def test_files_go_together_up_to_so_many_bytes(monkeypatch: pytest.MonkeyPatch) 
     files = [{"name": str(n), "bytes": n} for n in (4, 6, 1, 30, 2, 2)]
     assert [[one["bytes"] for one in group] for group in groups(files)] == [[4, 6], [1], [30], [2, 2]]
     assert list(groups([])) == []
+
+
+def test_what_was_taken_down_since_an_export_is_not_pushed(local_root: str, hub: hubs.Hub, tmp_path: Path) -> None:
+    rows = versions_planted.published(local_root)
+    out = str(tmp_path / "out")
+    finished(local_root, out, "v1")
+    write_record(Storage(local_root), Record(date="2026-01-01T00:00:00Z", image_ids=(rows[5]["image_id"],)))
+    with pytest.raises(InputError, match="v1 must have no image that was taken down, has 1"):
+        push(local_root, "me/set", export=out, api=api_of(hub))
+    versions_planted.published(local_root, shards=(7, 0, 11, 5))  # as `forget --now` leaves it
+    with pytest.raises(InputError, match="holds one of before images were taken down: export it again"):
+        push(local_root, "me/set", export=out, api=api_of(hub))
+    assert hub.lfs == {} and hub.repos == {}
+    assert exports(Storage(local_root)) == (f"{out} (v1)",)
+
+
+def test_private_is_not_public(local_root: str, hub: hubs.Hub, tmp_path: Path) -> None:
+    versions_planted.published(local_root)
+    hub.repos["me/set"] = {"visibility": "public"}
+    finished(local_root, str(tmp_path / "out"), "v1")
+    with pytest.raises(InputError, match="must be private for --private, 'me/set' is there and public"):
+        push(local_root, "me/set", export=str(tmp_path / "out"), private=True, api=api_of(hub))
+    assert hub.lfs == {}
+
+
+def test_shards_of_another_origin_are_not_removed(local_root: str, hub: hubs.Hub, tmp_path: Path) -> None:
+    versions_planted.published(local_root)
+    finished(local_root, str(tmp_path / "out"), "v1")
+    theirs = {"data/train-00000-of-00001.parquet": (b"theirs", "0" * 64)}
+    hub.repos["me/set"], hub.files = {}, dict(theirs)
+    with pytest.raises(InputError, match=r"has data/train-00000-of-00001\.parquet of another origin"):
+        push(local_root, "me/set", export=str(tmp_path / "out"), api=api_of(hub))
+    assert hub.files == theirs and hub.lfs == {}
+
+
+def test_a_damaged_export_is_seen_before_the_hub_shows_it(local_root: str, hub: hubs.Hub, tmp_path: Path) -> None:
+    versions_planted.published(local_root)
+    finished(local_root, str(tmp_path / "out"), "v1")
+    path = tmp_path / "out/data/train-00001-of-00003.parquet"
+    path.write_bytes(path.read_bytes()[:-9] + b"?" + path.read_bytes()[-8:])
+    with pytest.raises(InputError, match=r"train-00001-of-00003\.parquet must have the SHA-256 that export\.json says"):
+        push(local_root, "me/set", export=str(tmp_path / "out"), api=api_of(hub))
+    assert hub.files == {} and hub.lfs == {}
+
+
+def test_two_pushes_at_once_do_not_mix(local_root: str, hub: hubs.Hub, tmp_path: Path) -> None:
+    versions_planted.published(local_root)
+    finished(local_root, str(tmp_path / "out"), "v1")
+    api = api_of(hub)
+    upload = api.preupload_lfs_files
+
+    def slow(*args: Any, **options: Any) -> None:
+        upload(*args, **options)
+        hub.commits.append("somebody else's")
+
+    api.preupload_lfs_files = slow
+    with pytest.raises(RetryableError, match="'me/set' was changed on the hub meanwhile, it said 412"):
+        push(local_root, "me/set", export=str(tmp_path / "out"), api=api)
+    assert hub.files == {}
+    assert push(local_root, "me/set", export=str(tmp_path / "out"), api=api_of(hub)).files == 3
+
+
+def test_large_files_of_a_bucket_are_copied_for_as_long_as_they_are_sent(
+    root: str, hub: hubs.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions_planted.published(root)
+    monkeypatch.setattr(pushing, "SMALL_BYTES", 0)
+    monkeypatch.setattr(pushing, "UPLOADED_AT_ONCE", 1)
+    finished(root, f"{root}-out", "v1")
+    assert push(root, "me/set", export=f"{root}-out", api=api_of(hub)).uploaded == 3
+    storage = Storage(f"{root}-out")
+    assert all(storage.read_bytes(name) == data for name, (data, _) in hub.files.items())
+
+
+def test_offline_is_one_line(local_root: str, hub: hubs.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    versions_planted.published(local_root)
+    finished(local_root, str(tmp_path / "out"), "v1")
+    api = api_of(hub)
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OfflineModeIsEnabled("offline mode is enabled")
+
+    monkeypatch.setattr(api, "create_repo", refuse)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE must not be set"):
+        push(local_root, "me/set", export=str(tmp_path / "out"), api=api)
