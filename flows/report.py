@@ -13,7 +13,7 @@ from lvd.flows.collected import Cells, Embedded, Matches, Sources
 from lvd.flows.forgetting import hidden
 from lvd.flows.run import Run
 from lvd.infra.shards import StageDir, read_table
-from lvd.tasks import card, charts, outcomes, report, tallies
+from lvd.tasks import card, charts, funnel, outcomes, report, tallies
 from lvd.tasks.contact_sheets import Groups, Reservoir
 from lvd.tasks.ledger_sample import Sampler
 from lvd.tasks.reached import Domains, overlaps
@@ -115,7 +115,7 @@ def gather(
 ) -> report.Report:
     """The whole page but for its pictures."""
     account = survivors.account()
-    losses = report.losses(survey.endings)
+    losses = funnel.losses(survey.endings)
     sizes = read_table(cells.sizes.shards()[0], ["size"])["size"].to_numpy()
     iterations = cells.centroids.account()["shard_notes"][0]["iterations"]
     by_domain = outcomes.per_domain(survey.outcomes)
@@ -128,7 +128,7 @@ def gather(
         run_seconds=record["seconds"],
         states=published.states,
         published=dict(survey.roles),
-        funnel=report.funnel(survey.endings),
+        funnel=funnel.funnel(survey.endings),
         losses=losses,
         duplicates=sheets.duplicates(survivors, survey.groups),
         group_sizes=report.group_sizes(survey.groups),

@@ -28,6 +28,11 @@ def environment(**more: Any) -> Environment:
     return made
 
 
+def dressed(name: str, **values: Any) -> str:
+    """A page without a script, in the dress of the report: the template of that name, with these values."""
+    return environment().get_template(name).render(values)
+
+
 def _template(name: str) -> str:
     room = files("lvd.tasks")
     return (
