@@ -159,7 +159,8 @@ def domain_shares(profile: tallies.Profile) -> tuple[report.Breakdown, ...]:
     before, after = profile.fetched["domain"], profile.kept["domain"]
     top = sorted(before, key=lambda name: (-before[name], name))[:SHARED_DOMAINS]
     lines = [report.Breakdown(name=name, before=before[name], after=after[name]) for name in top]
-    rest = [counts.total() - sum(counts[name] for name in top) for counts in (before, after)]
+    sides = (("fetched", before), ("kept", after))
+    rest = [profile.with_domain[side] - sum(counts[name] for name in top) for side, counts in sides]
     others = [report.Breakdown(name="all others", before=rest[0], after=rest[1])] if any(rest) else []
     return tuple([*lines, *others]) if top else ()
 

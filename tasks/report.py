@@ -20,7 +20,7 @@ from lvd.tasks.ledger_sample import Entry, LedgerSample
 from lvd.tasks.meanings import meaning
 from lvd.tasks.reached import Reached
 from lvd.tasks.recall import Recall
-from lvd.tasks.wording import count, without_credentials
+from lvd.tasks.wording import count
 
 SIZE_BINS = (("2", 2, 3), ("3", 3, 4), ("4 to 9", 4, 10), ("10 to 99", 10, 100), ("100 and more", 100, np.inf))
 
@@ -266,7 +266,7 @@ def place_of(name: str) -> str:
 def render(report: Report) -> str:
     """The page: one HTML file, pictures as `data:` URLs, one script that nothing depends on."""
     script, dots = page_data.scripts(), report.cluster_map
-    ledger = ([one.image_id, without_credentials(one.key), *_ending(one)] for one in report.ledger.entries)
+    ledger = ([one.image_id, one.key, *_ending(one)] for one in report.ledger.entries)
     data = {"ledger": ledger, "map": dots.lines() if dots else (), "names": [list(dots.names)] if dots else ()}
     return (
         environment(meaning=meaning)

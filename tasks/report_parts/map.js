@@ -174,13 +174,16 @@ if (dots.length) {
     fingers.set(event.pointerId, here);
   });
   const lift = (event) => {
-    if (fingers.delete(event.pointerId) && moved < 6 && event.type === "pointerup") {
-      point(nearest(...place(event)));
-      says.textContent = at ? telling(at) : "";
-    }
+    if (!fingers.delete(event.pointerId) || moved >= 6 || event.type !== "pointerup") return;
+    const dot = nearest(...place(event));
+    if (dot && dot === at && event.pointerType === "touch") openAt();
+    point(dot);
+    says.textContent = at ? telling(at) : "";
   };
   ["pointerup", "pointercancel"].forEach((type) => canvas.addEventListener(type, lift));
-  canvas.addEventListener("pointerleave", () => fingers.size || point(null));
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch" && !fingers.size) point(null); // a finger leaves as it lifts
+  });
   canvas.addEventListener("dblclick", openAt);
 
   const pictured = dots.filter((dot) => dot.image);
@@ -210,7 +213,7 @@ if (dots.length) {
     button("Whole map", "Show the whole map", reset));
   const help = make("p", { id: "map-help", class: "muted" },
     "Click the map, then the wheel zooms; drag, pinch, or keys: + − 0, arrows, n and p for the next and the last " +
-      "picture, Enter opens it.");
+      "picture; Enter, a double click or a second tap opens it.");
   mode.addEventListener("change", draw);
   mapView.replaceChildren(make("div", { class: "field" }, canvas, card));
   mapView.before(bar);

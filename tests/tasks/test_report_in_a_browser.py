@@ -74,20 +74,23 @@ def test_tabs_go_by_arrow_keys(tab: Page) -> None:
 
 def test_the_search_finds_rows_and_says_how_many(tab: Page) -> None:
     says, rows = "document.getElementById('ledger-found').textContent", "#ledger-rows tr"
-    assert tab.run(says) == "300 of 300 match; the first 100 are listed"
+    assert tab.run(says) == "300 of the 300 here match; 600 more candidates are not in this page"
     tab.click("#ledger-text")
     for character in "SITE-3":
         tab.press(character)
-    tab.wait(f"{says} === '43 of 300 match'")
+    tab.wait(f"{says}.startsWith('43 of the 300 here match; 600 more')")
+    assert tab.run(f"document.querySelectorAll('{rows}').length") == 20
+    tab.click("#ledger-more")
     assert tab.run(f"document.querySelectorAll('{rows}').length") == 43
+    assert tab.run("document.getElementById('ledger-more').hidden")
     assert tab.run(f"[...document.querySelectorAll('{rows}')].every(r => r.textContent.includes('site-3.example'))")
     tab.run("document.getElementById('ledger-text').value = 'alert(1)'")
     tab.run("document.getElementById('ledger-form').dispatchEvent(new Event('input'))")
-    tab.wait(f"{says} === '1 of 300 match'")
+    tab.wait(f"{says} .startsWith('1 of the 300 here')")
     assert tab.run(f"document.querySelectorAll('{rows} script, {rows} img').length") == 0
     tab.run("document.getElementById('ledger-text').value = 'no such thing'")
     tab.run("document.getElementById('ledger-form').dispatchEvent(new Event('input'))")
-    tab.wait(f"{says} === '0 of 300 match'")
+    tab.wait(f"{says} .startsWith('0 of the 300 here')")
 
 
 def test_the_search_can_be_narrowed_and_followed(tab: Page) -> None:
@@ -95,12 +98,12 @@ def test_the_search_can_be_narrowed_and_followed(tab: Page) -> None:
     chosen = "(s => {{ s.value = '{}'; s.dispatchEvent(new Event('input', {{bubbles: true}})); }})({})"
     reason, state = (f"document.getElementById('ledger-{name}')" for name in ("reason", "state"))
     tab.run(chosen.format("too_small", reason))
-    tab.wait(f"{says} === '100 of 300 match'")
+    tab.wait(f"{says} .startsWith('100 of the 300 here')")
     assert tab.run(f"{state}.options.length") == 2
     tab.run(chosen.format("", reason))
-    tab.wait(f"{says}.startsWith('300 of 300')")
+    tab.wait(f"{says}.startsWith('300 of the 300 here')")
     tab.click("#ledger-rows .cause")
-    tab.wait(f"{says} === '0 of 300 match'")  # the cause is no candidate of this sample
+    tab.wait(f"{says} .startsWith('0 of the 300 here')")  # the cause is no candidate of this sample
     assert tab.run("document.getElementById('ledger-text').value") == "f" * 32
 
 
@@ -234,3 +237,48 @@ def test_dark_is_dark(tab: Page) -> None:
     assert tab.run(red) > 240
     tab.size(1280, 900, is_dark=True)
     assert tab.run(red) < 60
+
+
+def test_a_finger_shows_what_a_point_is_and_a_second_tap_opens_it(blank: Page, files: dict[str, str]) -> None:
+    blank.size(390, 844)
+    blank.open(files["full"])
+    blank.run("document.querySelector('canvas').scrollIntoView({block: 'center'})")
+    blank.run("document.querySelector('canvas').focus()")
+    blank.press("n")  # a point that has a picture: where is it?
+    x, y = blank.run(
+        "(() => { const box = document.querySelector('canvas').getBoundingClientRect(), d = 'data-map';"
+        " const rows = JSON.parse(document.getElementById(d).textContent).slice(0, -1);"
+        " const id = document.querySelector('.card small').textContent, dot = rows.find(row => row[0] === id);"
+        " const scale = Math.min(box.width, box.height) / 1060;"
+        " return [box.x + (dot[1] - 500) * scale + box.width / 2, box.y + (dot[2] - 500) * scale + box.height / 2]; })()"
+    )
+    blank.press("Escape")
+    assert blank.run("document.querySelector('.card').hidden")
+    blank.tap(x, y)
+    blank.wait("!document.querySelector('.card').hidden")
+    assert not blank.run("document.querySelector('dialog.viewer').open")
+    blank.tap(x, y)
+    blank.wait("document.querySelector('dialog.viewer').open")
+
+
+def test_what_a_filter_leaves_can_be_reached_by_the_tab_key(tab: Page) -> None:
+    stops = (
+        "[...document.querySelectorAll('#left-out [role=button][tabindex=\"0\"]')].filter(e => e.offsetParent)"
+        ".map(e => e.closest('.group').dataset.kind ?? '')"
+    )
+    assert tab.run(stops) == ["too_small", ""]
+    tab.click("#left-out [data-choice=animated]")
+    assert tab.run(stops) == ["animated", ""]
+
+
+def test_tabs_go_to_their_ends(tab: Page) -> None:
+    now = "document.activeElement.textContent"
+    tab.run("document.querySelector('[role=tab][aria-selected=true]').focus()")
+    for key, name in (("End", "old planes"), ("ArrowRight", "birds"), ("ArrowLeft", "old planes"), ("Home", "birds")):
+        tab.press(key)
+        assert tab.run(now) == name
+
+
+def test_an_address_that_names_nothing_does_no_harm(tab: Page, files: dict[str, str]) -> None:
+    tab.open(files["full"] + "#%E0%A4%A-no")
+    assert tab.run("document.querySelectorAll('#ledger-rows tr').length") == 20
