@@ -22,6 +22,8 @@ DECISIONS = (
     "withheld",
     "unique",
     "copies",
+    "components",
+    "decontaminated",
     "remaining",
     "parents",
     "taken",
@@ -194,7 +196,8 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
     for stage, names in record["directories"].items():
         accounts = [stage_dir(run, name).account() for name in names]
         label = "ledger" if stage.startswith("curated/") else stage
-        shards, computed = sum(len(a["shard_rows"]) for a in accounts), record["computed"].get(stage, 0)
+        shards = sum(len(account["shard_rows"]) for account in accounts)
+        decided = sum(len(account["shard_rows"]) for account in accounts if account["ended_at"] >= run.started)
         cost: Counter[str] = Counter()
         for account in accounts:
             cost.update(account.get("cost", {}))
@@ -203,7 +206,7 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
                 stage=label,
                 directories=tuple(names),
                 shards=shards,
-                computed=shards if computed and stage in DECISIONS else computed,
+                computed=decided if stage in DECISIONS else record["computed"].get(stage, 0),
                 **{key: sum(account[key] for account in accounts) for key in ("rows_in", "rows", "seconds")},
                 peak_memory_mb=max((account["peak_memory_mb"] for account in accounts), default=0),
                 read_bytes=cost["read_bytes"],

@@ -250,7 +250,8 @@ def test_a_finger_shows_what_a_point_is_and_a_second_tap_opens_it(blank: Page, f
         " const rows = JSON.parse(document.getElementById(d).textContent).slice(0, -1);"
         " const id = document.querySelector('.card small').textContent, dot = rows.find(row => row[0] === id);"
         " const scale = Math.min(box.width, box.height) / 1060;"
-        " return [box.x + (dot[1] - 500) * scale + box.width / 2, box.y + (dot[2] - 500) * scale + box.height / 2]; })()"
+        " return [box.x + box.width / 2 + (dot[1] - 500) * scale,"
+        " box.y + box.height / 2 + (dot[2] - 500) * scale]; })()"
     )
     blank.press("Escape")
     assert blank.run("document.querySelector('.card').hidden")
