@@ -91,7 +91,10 @@ def hostile_page() -> report.Report:
         ledger=LedgerSample(entries=(entry(EVIL, image_id=EVIL, state=EVIL, reason=EVIL),), total=2),
         reached={EVIL: reached(EVIL)},
         cluster_map=ClusterMap(
-            names=(EVIL,), dots=(Dot(image_id=EVIL, x=1, y=1, cluster=0, selections=(0,)),), total=1, retrieved=1
+            names=(EVIL,),
+            dots=(Dot(image_id=EVIL, x=1, y=1, cluster=0, is_published=True, selections=(0,)),),
+            total=1,
+            published=1,
         ),
         shifts=(charts.paired(EVIL, np.array([1]), np.array([1]), [EVIL], (EVIL,)),),
         domain_shares=(report.Breakdown(name=EVIL, before=1, after=1),),
@@ -182,6 +185,7 @@ def full_page(num: int = 80) -> report.Report:
             x=n * 7919 % 1000,
             y=n * 104729 % 1000,
             cluster=n % 5,
+            is_published=n % 3 > 0,
             selections=(n % 2,) if n % 3 else (),
         )
         for n in range(200)
@@ -213,7 +217,7 @@ def full_page(num: int = 80) -> report.Report:
             title="Not retrieved", text="a sample", pairings=(Pairing(head=None, others=shown(40, 9)),)
         ),
         ledger=LedgerSample(entries=(*entries, entry(EVIL, image_id="e" * 32)), total=900),
-        cluster_map=ClusterMap(names=("birds", "old planes"), dots=dots, total=500, retrieved=120),
+        cluster_map=ClusterMap(names=("birds", "old planes"), dots=dots, total=500, published=120),
         shifts=(charts.paired_clusters("Clusters", np.array([9, 5, 0, 2]), np.array([3, 1, 0, 2])),),
         formats=(report.Breakdown(name="JPEG", before=9, after=4),),
         timings=tuple(

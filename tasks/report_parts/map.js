@@ -1,7 +1,7 @@
 // The map of the clusters on a canvas: wheel, pinch, buttons and keys zoom and pan; pointing at a point tells of it.
 const mapView = document.getElementById("map-view");
-const dots = (mapView ? rowsOf("data-map") : []).map(([id, x, y, cluster, by]) => {
-  return { id, x, y, cluster, by, image: thumbs.get(id) };
+const dots = (mapView ? rowsOf("data-map") : []).map(([id, x, y, cluster, published, by]) => {
+  return { id, x, y, cluster, published: Boolean(published), by, image: thumbs.get(id) };
 });
 if (dots.length) {
   const [names] = rowsOf("data-names");
@@ -15,7 +15,7 @@ if (dots.length) {
   });
   const card = make("div", { class: "card", hidden: true });
   const says = make("p", { class: "says muted", role: "status", "aria-live": "polite" });
-  const colours = { state: "retrieved or not", cluster: "cluster" };
+  const colours = { state: "published or not", cluster: "cluster" };
   if (names.length > 1) colours.selection = "collection";
   const options = Object.entries(colours).map(([value, text]) => make("option", { value }, text));
   const mode = make("select", { id: "map-colour" }, ...options);
@@ -30,7 +30,7 @@ if (dots.length) {
   const colourOf = (dot, accent, gone) => {
     if (mode.value === "cluster") return dot.cluster < 0 ? gone : hue(dot.cluster);
     if (mode.value === "selection") return dot.by.length ? hue(dot.by[0]) : gone;
-    return dot.by.length ? accent : gone;
+    return dot.published ? accent : gone;
   };
 
   const small = new Map(); // image id → a picture that can be painted
@@ -57,7 +57,7 @@ if (dots.length) {
     const inside = dots.map((dot) => [dot, ...toScreen(dot)]).filter(isNear);
     for (const kept of [false, true])
       for (const [dot, x, y] of inside) {
-        if (Boolean(dot.by.length) !== kept) continue;
+        if (dot.published !== kept) continue;
         pen.globalAlpha = 0.9;
         pen.fillStyle = colourOf(dot, accent, gone);
         pen.beginPath();
@@ -96,8 +96,9 @@ if (dots.length) {
   };
 
   const telling = (dot) => {
-    const by = dot.by.length ? `retrieved for ${dot.by.map((number) => names[number]).join(", ")}` : "not retrieved";
-    return `${dot.cluster < 0 ? "in no cluster" : `cluster ${dot.cluster}`}, ${by}`;
+    const by = dot.by.length ? ` for ${dot.by.map((number) => names[number]).join(", ")}` : "";
+    const where = dot.cluster < 0 ? "in no cluster" : `cluster ${dot.cluster}`;
+    return `${where}, ${dot.published ? "published" : "not published"}${by}`;
   };
   const point = (dot) => {
     at = dot;
