@@ -197,7 +197,7 @@ def test_on_a_phone_nothing_is_wider_than_the_window(
     blank.run("document.querySelectorAll('details').forEach(d => d.open = true)")
     wide = (
         "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
-        " && !e.closest('.scroll, pre, nav')).map(e => e.outerHTML.slice(0, 120))"
+        " && !e.closest('.scroll, .row, pre, nav')).map(e => e.outerHTML.slice(0, 120))"
     )
     assert blank.run(wide) == []
 
