@@ -8,6 +8,8 @@ from functools import reduce
 
 from markupsafe import escape
 
+from lvd.tasks.wording import cut
+
 TAKEN_DOWN = "taken down"
 BOX = f'<figure class="pic"><div><span class="muted">{TAKEN_DOWN}</span></div><figcaption></figcaption></figure>'
 
@@ -41,8 +43,9 @@ def _figure(page: str, place: int) -> tuple[int, int, str]:
 
 
 def without_names(page: str, names: Iterable[str]) -> str:
-    """The page with another word for each of these keys and URLs, as HTML and as JSON have them."""
-    for name in sorted(set(names), key=len, reverse=True):
+    """The page with another word for each of these keys and URLs, as HTML and as JSON have them, cut or not."""
+    known = set(names)
+    for name in sorted(known | set(map(cut, known)), key=len, reverse=True):
         spelled = [json.dumps(name, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)]
         spelled += [reduce(lambda text, pair: text.replace(*pair), IN_SCRIPTS, text) for text in spelled]
         for text in {name, str(escape(name)), markup.escape(name), *spelled}:

@@ -19,6 +19,7 @@ OPTIONS = (
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0"),
 )
 STARTS_WITHIN_S = 60
+KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "End": 35, "Home": 36, "Tab": 9}
 
 
 class Page:
@@ -44,7 +45,7 @@ class Page:
         """Keeps what a person would see in red."""
         name, said = event.get("method"), event.get("params", {})
         if name == "Runtime.exceptionThrown":
-            self.complaints.append(said["exceptionDetails"]["text"])
+            self.complaints.append(json.dumps(said["exceptionDetails"]))
         elif name == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
             self.complaints.append(" ".join(str(arg.get("value", arg)) for arg in said["args"]))
         elif name == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
@@ -65,9 +66,14 @@ class Page:
             time.sleep(0.1)
 
     def open(self, url: str) -> None:
-        self.run("window.left = true")
+        """Loads the page anew, even if only the part after # differs."""
+        self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
-        self.wait("!window.left && document.readyState === 'complete'")
+        self.wait("document.readyState === 'complete' && location.protocol !== 'about:'")
+
+    def scripts(self, *, run: bool) -> None:
+        """Whether scripts of the pages that are opened run."""
+        self.call("Emulation.setScriptExecutionDisabled", value=not run)
 
     def size(self, width: int, height: int = 1400, *, is_dark: bool = False) -> None:
         """A window of that size, in CSS pixels; a narrow one is a phone's."""
@@ -79,9 +85,12 @@ class Page:
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 
-    def press(self, key: str, text: str = "") -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text if kind == "keyDown" else "")
+    def press(self, key: str) -> None:
+        """One character, or one of KEYS."""
+        code = {"windowsVirtualKeyCode": KEYS[key], "code": key} if key in KEYS else {}
+        text = {"Enter": "\r"}.get(key, "" if key in KEYS else key)
+        for kind, typed in (("keyDown", text), ("keyUp", "")):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=typed, **code)
 
     def click(self, selector: str) -> None:
         """A real click in the middle of the first element."""
@@ -92,6 +101,11 @@ class Page:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=found[0], y=found[1], button="left", clickCount=1)
+
+    def tap(self, x: float, y: float) -> None:
+        """A finger on that place of the window, and off it."""
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def choose_file(self, selector: str, path: Path) -> None:
         """Gives a file to an input, as a person does who chooses it."""

@@ -72,8 +72,10 @@ def earlier(root: str, name: str = "planted") -> None:
     """Two runs before: half of the candidates dropped."""
     for hour in (1, 2):
         states = {"kept": 50 * hour, "dropped": 50 * hour}
-        record = {"candidates": 100 * hour, "ledger": states, "recipe": {"name": name}}
-        Storage(root).write_json(f"runs/20260101T0{hour}0000Z-v1.json", record)
+        run_id = f"20260101T0{hour}0000Z-v1"
+        record = {"run_id": run_id, "version": "v1", "seconds": 1.0, "recipe": {"name": name}}
+        record |= {"candidates": 100 * hour, "ledger": states}
+        Storage(root).write_json(f"runs/{run_id}.json", record)
     Storage(root).write_json("runs/20260101T030000Z-v1.json", {**record, "recipe": {"name": "another"}})
 
 

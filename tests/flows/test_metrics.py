@@ -7,7 +7,18 @@ import pytest
 
 from lvd.flows import metrics
 from lvd.flows.figures import Books, Downloads
-from lvd.flows.metrics import FILE_VARIABLE, Moment, Totals, families, local_file, samples, text_of, write_local
+from lvd.flows.metrics import (
+    FILE_VARIABLE,
+    Moment,
+    Totals,
+    began,
+    ended,
+    families,
+    local_file,
+    samples,
+    text_of,
+    write_local,
+)
 from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
 from lvd.infra.shards import StageDir
@@ -123,7 +134,21 @@ def test_what_is_not_known_has_no_sample(local_root: str) -> None:
         "lvd_run_failed",
         "lvd_run_start_timestamp_seconds",
         "lvd_run_duration_seconds",
+        "lvd_run_heartbeat_timestamp_seconds",
     }
+
+
+def test_a_run_that_was_killed_has_failed(local_root: str) -> None:
+    def read_as(text: str) -> tuple[float, float]:
+        found = read(text)
+        return found["lvd_run_in_progress", "mine"], found["lvd_run_failed", "mine"]
+
+    text = text_of(families(Books(local_root), Totals(), Moment(**MOMENT)))
+    assert (read_as(text), read_as(ended(text))) == ((1, 0), (0, 1))
+    assert began(text) == MOMENT["started"] and began("") == 0
+    assert read(text)["lvd_run_heartbeat_timestamp_seconds", "mine"] == 1060.0
+    done = text_of(families(Books(local_root), Totals(), Moment(**MOMENT, is_done=True)))
+    assert ended(done) == done  # it ended by itself
 
 
 def test_counters_go_on_from_the_file_before(books: Books) -> None:

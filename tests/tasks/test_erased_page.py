@@ -1,10 +1,12 @@
 """A page from which pictures were taken: an empty box, and none of their names, however they are spelled."""
 
+import html as markup
 import json
 
 import pytest
 
 from lvd.tasks.erased_page import TAKEN_DOWN, with_notice, without_names, without_pictures
+from lvd.tasks.wording import cut
 
 FIGURE = (
     '<figure class="pic" title="{0}"><div><img src="data:x,{1}" data-image-id="{1}" alt="{0}"></div>'
@@ -52,3 +54,9 @@ def test_it_is_said_once_that_the_page_was_changed() -> None:
     page = with_notice(PAGE)
     assert page.startswith('<main><p class="muted">Images were taken down after this page was written')
     assert with_notice(page) == page and with_notice("no page") == "no page"
+
+
+def test_a_name_goes_where_a_page_has_only_its_beginning() -> None:
+    name = "https://a.example/" + "x&" * 200
+    page = f"<td>{markup.escape(cut(name))}</td><td>https://a.example/</td>"
+    assert without_names(page, [name]) == f"<td>{TAKEN_DOWN}</td><td>https://a.example/</td>"
