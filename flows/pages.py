@@ -16,7 +16,7 @@ from lvd.tasks.scanning import MATCHES, SCAN_S, Condition, Found, among, equal, 
 from lvd.tasks.wording import without_credentials
 
 if TYPE_CHECKING:
-    from lvd.flows.finding import Finding
+    from lvd.flows.found import Finding
 
 ROWS, IMAGES, GROUP, LISTED = 50, 48, 60, 50  # a page of the ledger, of images; of one image's duplicates; of runs
 MAX_ROWS = 1000  # that a script can ask for at once
