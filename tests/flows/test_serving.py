@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from PIL import Image
 
-from lvd.flows import pages, serving
+from lvd.flows import listening, pages, serving
 from lvd.flows.shelf import Shelf
 from lvd.flows.show_report import report_of
 from lvd.infra.errors import InputError
@@ -186,7 +186,8 @@ WRONG = [
     ("/v/99/report", 404),
     ("/v/0/images", 404),
     ("/v/-1/images", 404),
-    ("/v/" + "9" * 30 + "/images", 400),
+    ("/v/" + "9" * 30 + "/images", 404),
+    ("/v/" + "9" * 5000 + "/report", 404),
     ("/runs/..%2f..%2fcurated%2flatest", 404),
     ("/runs/../curated/latest.json", 404),
     ("/runs/%00", 404),
@@ -356,8 +357,11 @@ def test_a_root_without_a_version_and_a_taken_port_are_said_in_one_line(tmp_path
         done = lvd(*command, home=tmp_path / "prefect")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "root must hold a published version" in done.stderr
-    with serving.bound("127.0.0.1", 0) as taken, pytest.raises(InputError, match="must be an address of this machine"):
-        serving.bound("127.0.0.1", taken.getsockname()[1])
+    with (
+        listening.bound("127.0.0.1", 0) as taken,
+        pytest.raises(InputError, match="must be an address of this machine"),
+    ):
+        listening.bound("127.0.0.1", taken.getsockname()[1])
 
 
 def test_it_prints_its_address_and_ends_with_ctrl_c(curated: Curated, tmp_path: Path) -> None:
