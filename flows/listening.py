@@ -16,12 +16,11 @@ from lvd.flows.shelf import Shelf
 from lvd.infra.errors import InputError
 from lvd.infra.guard import is_loopback
 
-PORT = 8470
 MAX_CONNECTIONS = 128
 GRACE_S = 3.0  # for answers that are on their way when it is to end
 
 
-def serve(root: str, *, host: str = "127.0.0.1", port: int = PORT, opened: bool = False) -> None:
+def serve(root: str, *, host: str, port: int, opened: bool = False) -> None:
     """Serves the root until it is interrupted. port: 0 takes a free one. opened: shows it in the browser.
 
     Raises InputError if nothing was published there, or the address cannot be had.

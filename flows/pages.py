@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lvd.flows.pictures import UNSEEN, Pictures, image_at, place_of, stored
+from lvd.flows.pictures import UNSEEN, Pictures, image_at, is_shown, place_of, stored
 from lvd.flows.questions import Asked, Busy
 from lvd.flows.shelf import Edition, NotThere, Shelf
 from lvd.tasks.report import MEANINGS
@@ -249,7 +249,7 @@ def finding_said(found: "Finding", edition: Edition) -> Said:
     said["candidates"] = [told(row, edition) for row in said["candidates"]]
     for image in (*said["copies"], *said["neighbours"], *([said["nearest"]] if said["nearest"] else ())):
         image |= {name: without_credentials(image[name]) for name in ("key", "fate")}
-        image["has_picture"] = image["image_id"] not in edition.taken_down
+        image["has_picture"] = is_shown(edition, image["image_id"])
     return said
 
 

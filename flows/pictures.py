@@ -67,6 +67,15 @@ def check_shown(edition: Edition, image_id: str) -> None:
             raise NotShown(f"the picture of {image_id} is not shown: {why}")
 
 
+def is_shown(edition: Edition, image_id: str) -> bool:
+    """Whether nothing forbids to show the picture of an image."""
+    try:
+        check_shown(edition, image_id)
+    except NotShown:
+        return False
+    return True
+
+
 def stored(edition: Edition, image_id: str) -> bytes:
     """The bytes of an image as they may be shown. Raises NotThere, or NotShown if faces cannot be blurred."""
     if row := edition.published_row(image_id):

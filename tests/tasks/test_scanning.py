@@ -78,6 +78,22 @@ def test_ways_to_search(columns: Columns, match: str, text: str, found: set[str]
     assert set(keys(columns, scanning.MATCHES[match](text))) == found
 
 
+def test_a_domain_is_that_of_the_url_where_one_is_known() -> None:
+    names, urls = ["a.tar/1.jpg", "http://own.org/2.jpg", "a.tar/3.jpg"], ["http://img.own.org/1.jpg", None, None]
+    table = pa.table({"key": names, "url": urls, "image_id": ["", "", ""]})
+    assert scanning.holding(scanning.of_domain("own.org"), table).tolist() == [0, 1]
+    assert scanning.holding(scanning.of_domain("own.org"), table.drop(["url"])).tolist() == [1]
+
+
+@pytest.mark.parametrize("held_bytes", [0, 300, 1 << 20])  # nothing is held, one shard is, everything is
+def test_the_rows_of_an_image(columns: Columns, held_bytes: int) -> None:
+    mine = Columns(columns.refs, columns.names, held_bytes)
+    for place, (key, image_id) in enumerate(KEYS.items()):
+        found = [(row["position"], row["key"]) for row in mine.of_id(image_id)] if image_id else []
+        assert found == ([(place, key)] if image_id else [])
+    assert mine.of_id("0" * 32) == []
+
+
 def test_conditions_together(columns: Columns) -> None:
     names = list(KEYS)
     assert keys(columns, None) == names
