@@ -20,11 +20,10 @@ def test_a_root_without_a_version_and_a_taken_port_are_said_in_one_line(tmp_path
         done = lvd(*command, home=tmp_path / "prefect")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "root must hold a published version" in done.stderr
-    with (
-        listening.bound("127.0.0.1", 0) as taken,
-        pytest.raises(InputError, match="must be an address of this machine"),
-    ):
-        listening.bound("127.0.0.1", taken.getsockname()[1])
+    with listening.bound("127.0.0.1", 0) as taken:
+        for host, port in (("127.0.0.1", taken.getsockname()[1]), ("no.such.host.invalid", 0), ("x" * 70, 0), ("", -1)):
+            with pytest.raises(InputError, match="must be an address of this machine"):
+                listening.bound(host, port)
 
 
 def test_it_prints_its_address_and_ends_with_ctrl_c(curated: Curated, tmp_path: Path) -> None:
