@@ -97,16 +97,17 @@ def scan(
     start: int = 0,
     limit: int = 50,
     seconds: float = math.inf,
-    counted: bool = True,
 ) -> Found:
     """The first `limit` rows from position `start` on that the condition holds for, in the order of the dataset.
 
-    condition: None holds for every row. counted: it goes on counting until the end.
-    seconds: after which it stops where it is; raising it finds more at once. Without a bound it looks at everything.
+    condition: None holds for every row.
+    seconds: after which it stops where it is, from the end of the first shard on, as the first question of a process
+        waits for what it needs; raising it finds more at once. Without a bound it looks at everything.
     """
     begun, rows, matched, looked, following = time.monotonic(), [], 0, 0, None
+    until = math.inf
     for first, table in columns.tables(start):
-        if (looked and time.monotonic() - begun > seconds) or (len(rows) == limit and not counted):
+        if time.monotonic() >= until:
             following = first if following is None else following
             break
         skipped = max(0, start - first)
@@ -121,6 +122,7 @@ def scan(
         if len(places) > room and following is None:
             following = first + skipped + int(places[room])
         matched, looked = matched + len(places), looked + len(part)
+        until = min(until, time.monotonic() + seconds)
     is_whole = start == 0 and looked == columns.rows
     return Found(rows, matched, looked, columns.rows, following, is_whole, time.monotonic() - begun)
 

@@ -1,5 +1,7 @@
 """Scanning against plain Python, on small shards; pages of what is found join up."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -132,6 +134,16 @@ def test_a_scan_stops_after_its_time_and_goes_on_where_it_was(columns: Columns) 
         assert part.looked < part.total
     assert [row["key"] for row in found] == ["http://example.org.evil.net/h.jpg"]
     assert pages == 3  # one for each shard that has rows
+
+
+def test_the_first_question_of_a_process_has_its_time_as_well(columns: Columns) -> None:
+    slow = iter([0.5, 0, 0])  # as what is compared with is imported first
+
+    def condition(table: pa.Table) -> pa.Array:
+        time.sleep(next(slow))
+        return scanning.equal("state", "kept")(table)
+
+    assert scan(columns, condition, seconds=0.4).is_whole
 
 
 def test_what_is_beyond_the_end_is_nothing(columns: Columns) -> None:
