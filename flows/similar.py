@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lvd.flows import finding
-from lvd.flows.finding import MAX_COPIES, OWN_AND_REPEATED, Finding, Looked, Picture, Stored
+from lvd.flows.finding import MAX_COPIES, OWN_AND_REPEATED, Looked, Picture
+from lvd.flows.found import Finding
+from lvd.flows.stored import Stored, split
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, read_schema, read_table
 from lvd.tasks import adjusting
@@ -46,14 +48,6 @@ def like_stored(root: str, image_id: str, key: str, data: bytes | None, neighbou
     references = [hit for hit in hits if finding.is_reference(hit.directory)]
     register = finding.Register(stored, {hit.image_id for hit in hits} | {image_id}, references)
     return finding.finding(picture, looked, register, stored.thresholds, neighbours)
-
-
-def split(stored: Stored, stage: str) -> tuple[list[ShardRef], list[ShardRef]]:
-    """The vectors of the pool, and those of the benchmarks and curated collections."""
-    found: dict[bool, list[ShardRef]] = {True: [], False: []}
-    for target in stored.stage(stage):
-        found[finding.is_reference(target.directory)] += target.shards()
-    return found[False], found[True]
 
 
 def vector_of(

@@ -10,9 +10,10 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from lvd.flows.erasing import Erased, erase
-from lvd.flows.finding import Picture, Stored, findings, picture_at
+from lvd.flows.finding import Picture, findings, picture_at
 from lvd.flows.forgetting import across
 from lvd.flows.inquiry import last_run
+from lvd.flows.stored import Stored
 from lvd.infra.errors import InputError
 from lvd.infra.lease import lease
 from lvd.infra.shards import StageDir, read_table

@@ -4,9 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lvd.infra import places
 from lvd.infra.committing import commit
-from lvd.infra.places import Batches, places_of
-from lvd.infra.shards import StageDir, read_batches
+from lvd.infra.places import Batches, places_of, read_columns
+from lvd.infra.shards import StageDir, read_batches, read_table
+from lvd.infra.storage import Storage
 from lvd.infra.writing import write_shard
 
 WIDE = pa.schema([(f"column_{number}", pa.string()) for number in range(300)])  # with a head of many kB
@@ -49,3 +51,52 @@ def test_a_shard_with_fewer_rows_than_it_should_have_is_no_endless_search(local_
     ref = shard_of(local_root, IMAGES, [{"id": "x", "image": None}])
     with pytest.raises(IndexError, match="must hold 2 rows, its batches end after 1"):
         places_of(ref.model_copy(update={"rows": 2}))
+
+
+MIXED = pa.schema(
+    [
+        *(("id", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))),
+        *(("lists", pa.list_(pa.string())), ("vector", pa.list_(pa.float16(), 5)), ("width", pa.int32())),
+        *(("is_kept", pa.bool_()), ("raw", pa.binary()), ("last", pa.string())),
+    ]
+)
+
+
+@pytest.mark.parametrize("names", [["id"], ["last", "lists"], ["width", "is_kept", "id"], ["vector"], MIXED.names])
+@pytest.mark.parametrize("near_bytes", [0, 64 << 10])
+def test_columns_are_read_without_the_others(
+    root: str, names: list[str], near_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "NEAR_BYTES", near_bytes)
+    rng = np.random.default_rng(1)
+    rows = [
+        {
+            "id": f"é{n}" if n % 7 else None,
+            "image": {"bytes": rng.bytes(1 + n * 5), "path": None if n % 2 else "p"},
+            "lists": None if n % 5 == 0 else ["a", None][: n % 3],
+            "vector": rng.standard_normal(5).astype(np.float16) if n % 3 else None,
+            "width": n if n % 4 else None,
+            "is_kept": bool(n % 2),
+            "raw": b"" if n % 3 else rng.bytes(2000),
+            "last": "x" * (n % 11),
+        }
+        for n in range(300)
+    ]
+    ref = shard_of(root, MIXED, rows)
+    found = read_columns(ref, names)
+    found.validate(full=True)
+    assert found.equals(read_table(ref, names))
+    assert read_columns(shard_of(root, MIXED, []), names).num_rows == 0
+
+
+def test_a_bucket_sends_no_pictures_for_their_names(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"id": str(n), "image": {"bytes": b"x" * 100_000, "path": None}} for n in range(40)]
+    ref, sent, read_span = shard_of(s3_root, IMAGES, rows), [], Storage.read_span
+
+    def counted(storage: Storage, name: str, start: int, length: int) -> pa.Buffer:
+        sent.append(length)
+        return read_span(storage, name, start, length)
+
+    monkeypatch.setattr(Storage, "read_span", counted)
+    assert read_columns(ref, ["id"])["id"].to_pylist() == [row["id"] for row in rows]
+    assert sum(sent) < 400_000 < sum(len(row["image"]["bytes"]) for row in rows)
