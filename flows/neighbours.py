@@ -53,6 +53,7 @@ class Neighbours:
         self._rows = [sum(ref.rows for ref in refs) for refs in self._shards]
         self._until = [0, *accumulate(self._rows)]  # rows of all generations before each, and of all
         self._first = self._epochs()
+        self._fitted: dict[int, StageDir] = {}  # the last generation that they were fitted on → the cells
         self._probed: dict[tuple[str, str], StageDir] = {}  # cells, descriptors → the probes
         self._recalls: dict[int, Recall] = {}  # of the generations that were certified
 
@@ -164,6 +165,8 @@ class Neighbours:
 
     def _centroids(self, first: int) -> StageDir:
         """The cells, fitted on all generations up to one."""
+        if first in self._fitted:
+            return self._fitted[first]
         run, seed = self._run, self._run.recipe.seed
         num_cells, pool = self._num_cells(first), self._pool.until(first + 1)
         fitted = run.target("cells", search_stage.VERSION, num_cells, seed, pool.identity())
@@ -171,6 +174,7 @@ class Neighbours:
             (target,) = fitted.planned(1)
             search_stage.fit_cells.submit(pool, target, num_cells, seed).result()
             commit(fitted, 1, config={"num_cells": num_cells, "seed": seed}, inputs={"descriptors": pool.identity()})
+        self._fitted[first] = fitted
         return fitted
 
     def _cells(self, of: Series, first: int, *, is_pool: bool = True) -> Cells:

@@ -72,7 +72,7 @@ def near_pairs(
     found, waiting, limit = [connected], [], FIRST_PAIRS
 
     def compare() -> None:
-        for pairs in in_batches(np.concatenate(waiting)):
+        for pairs in in_batches(np.concatenate(waiting), age):
             confirmed = confirmed_pairs(read, pairs, joined, compared, min_similarity)
             joined.join(confirmed)
             found.append(confirmed)
@@ -198,11 +198,15 @@ def candidates(
             yield np.column_stack([nodes[left], nodes[right]])
 
 
-def in_batches(pairs: np.ndarray) -> Iterator[np.ndarray]:
-    """The (m, 2) int64 pairs in batches of at most HELD different images; sorted, so that a batch has few of them, by
-    the younger one, so that those of old images are compared before new ones connect them."""
-    keys = np.sort((pairs.max(axis=1) << 32) | pairs.min(axis=1)) if len(pairs) else pairs[:, 0]
+def in_batches(pairs: np.ndarray, age: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """The (m, 2) int64 pairs in batches of at most HELD different images; sorted, so that a batch has few of them.
+
+    age: of every image; pairs of old ones come before those of new ones, which might connect them.
+    """
+    keys = np.sort((pairs.min(axis=1) << 32) | pairs.max(axis=1)) if len(pairs) else pairs[:, 0]
     pairs = np.column_stack([keys >> 32, keys & 0xFFFFFFFF])
+    if age is not None:
+        pairs = pairs[np.argsort(age[pairs].max(axis=1, initial=0), kind="stable")]
     while len(pairs):
         first_seen = np.sort(np.unique(pairs[:HELD_PAIRS], return_index=True)[1])
         end = HELD_PAIRS if len(first_seen) <= HELD else max(int(first_seen[HELD]) // 2, 1)

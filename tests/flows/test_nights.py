@@ -117,7 +117,8 @@ def test_copies_of_what_is_forgotten_are_looked_for_in_the_edges_of_all_nights(l
     survivors.storage.write_json("copies/a/stage.json", {"inputs": inputs, "notes": notes})
     known = forgetting.across(survivors)
     assert list(known.edges) == found.shards() and len(found.directories) == 3
-    assert list(known.references) == references.shards() and known.min_similarity == FLOOR
+    assert [ref.name() for ref in known.references] == [ref.name() for ref in references.shards()]
+    assert known.min_similarity == FLOOR
 
 
 @pytest.mark.parametrize("engine", ["exact", "cells"])
@@ -158,8 +159,7 @@ def test_what_is_there_is_looked_up_as_often_however_many_nights_there_were(
     neighbours.pool_edges(run, pool, THRESHOLDS)
     assert not sum(run.computed.values())
     assert set(asked) >= set(pool.directories)
-    often = {name: count for name, count in asked.items() if count > 4 and not name.startswith("cells/")}
-    assert not often and sum(asked.values()) < 10 * 16
+    assert max(asked.values()) < 10 and sum(asked.values()) < 15 * 16
 
 
 def test_a_pool_that_has_become_much_larger_gets_more_cells(local_root: str) -> None:
@@ -260,7 +260,7 @@ def test_the_last_kept_centroids_are_found_when_those_before_are_gone(local_root
     Storage(local_root).remove(first.centroids.directory)
     for generations in ((1, 1), (1, 1, 1)):
         found, run = clustered.after(*generations)
-        assert found.centroids == second.centroids and not run.computed["fit"]
+        assert found.centroids == second.centroids and "fit" not in run.computed
 
 
 def test_another_pool_of_the_root_is_looked_at_although_it_has_no_more_nights(local_root: str) -> None:

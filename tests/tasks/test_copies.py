@@ -421,8 +421,8 @@ def test_two_old_images_that_a_new_one_joins_both_stay(local_root: str) -> None:
     assert ended(case.decided()[0]) == {row: ("copy", identity(2)) for row in (0, 1)}
 
 
-@pytest.mark.parametrize("min_similarity", [None, 0.75])
-def test_what_came_later_changes_nothing_old(tmp_path: Path, min_similarity: float | None) -> None:
+@pytest.mark.parametrize(("min_similarity", "k"), [(None, 2), (0.75, 64)])
+def test_what_came_later_changes_nothing_old(tmp_path: Path, min_similarity: float | None, k: int) -> None:
     config = OLDEST.model_copy(update={"min_representative_similarity": min_similarity})
     layout = ((20, 0, 7), (3, 20), (4, 6))
     rng = np.random.default_rng(11)
@@ -431,7 +431,7 @@ def test_what_came_later_changes_nothing_old(tmp_path: Path, min_similarity: flo
     for nights in (1, 2, 3):
         num = sum(sum(rows) for rows in layout[:nights])
         case = Case(str(tmp_path / str(nights)), values[:num], layout[:nights], sizes=sizes[:num])
-        found.append(ended(case.decided(config, k=2)[0]))
+        found.append(ended(case.decided(config, k=k)[0]))
     for nights, before in enumerate(found[:-1], 1):
         num = sum(sum(rows) for rows in layout[:nights])
         assert before == {row: end for row, end in found[-1].items() if row < num}
