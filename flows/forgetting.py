@@ -108,13 +108,14 @@ def told(marked: Marked, parts: Iterable[Part], name: str) -> list[list[object]]
 def across(survivors: StageDir) -> Across | None:
     """What the decision about copies knew of the references; None if there were none."""
     account = survivors.account()
-    edges = next(at(survivors, name) for name in account["inputs"]["directories"] if name.startswith("references/"))
-    references = edges.account()["inputs"]["references"]
+    nights = [at(survivors, name) for name in account["inputs"]["directories"] if name.startswith("references/")]
+    references = [name for name, _ in nights[0].account()["inputs"]["others"]]
     if not references:
         return None
     refs = [ref for name in references for ref in at(survivors, name).shards()]
+    edges = [ref for night in nights for ref in night.shards()]
     min_similarity = account["notes"]["thresholds"]["min_similarity"]
-    return Across(edges=edges.shards(), references=refs, min_similarity=min_similarity)
+    return Across(edges=edges, references=refs, min_similarity=min_similarity)
 
 
 def withdrawn_of(survivors: StageDir, part: Part) -> list[ShardRef]:

@@ -1,6 +1,7 @@
 """Copies: edges against brute force, and both deduplications on planted directions and on random ones."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -407,3 +408,31 @@ def test_one_image_of_every_component_is_kept_whatever_the_order(local_root: str
         for n in (1, 3)
     )
     assert more <= few <= kept
+
+
+OLDEST = copies.Config(representative="oldest")
+
+
+def test_two_old_images_that_a_new_one_joins_both_stay(local_root: str) -> None:
+    (values,) = directions([0, 80, 40])
+    sizes = [(10, 1), (20, 1), (30, 1)]
+    case = Case(local_root, values, ((2,), (1,)), sizes=sizes)
+    assert ended(case.decided(OLDEST)[0]) == {2: ("copy", identity(1))}, "it goes with the larger of the old ones"
+    assert ended(case.decided()[0]) == {row: ("copy", identity(2)) for row in (0, 1)}
+
+
+@pytest.mark.parametrize(("min_similarity", "k"), [(None, 2), (0.75, 64)])
+def test_what_came_later_changes_nothing_old(tmp_path: Path, min_similarity: float | None, k: int) -> None:
+    config = OLDEST.model_copy(update={"min_representative_similarity": min_similarity})
+    layout = ((20, 0, 7), (3, 20), (4, 6))
+    rng = np.random.default_rng(11)
+    values, sizes = planted.random_units(rng, 60, 5), [tuple(pair) for pair in rng.integers(1, 4, (60, 2)).tolist()]
+    found = []
+    for nights in (1, 2, 3):
+        num = sum(sum(rows) for rows in layout[:nights])
+        case = Case(str(tmp_path / str(nights)), values[:num], layout[:nights], sizes=sizes[:num])
+        found.append(ended(case.decided(config, k=k)[0]))
+    for nights, before in enumerate(found[:-1], 1):
+        num = sum(sum(rows) for rows in layout[:nights])
+        assert before == {row: end for row, end in found[-1].items() if row < num}
+    assert len(found[0]) < len(found[1]) < len(found[2])
