@@ -10,11 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lvd.flows.export_records import record
+from lvd.flows.export_records import record, remove
 from lvd.flows.group import Call, call
+from lvd.flows.outdated_exports import clear, is_outdated
 from lvd.flows.recipe import apply_setting, parse
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
+from lvd.flows.veiling import check_without
 from lvd.flows.versions import FOLDER, latest
 from lvd.infra.errors import InputError
 from lvd.infra.lease import lease
@@ -48,7 +50,12 @@ class Asked(BaseModel, frozen=True):
     @property
     def facts(self) -> dict[str, Any]:
         """What the root keeps of it."""
-        return {"identity": self.identity, **self.config.model_dump(), "images": self.images}
+        return {"identity": self.identity, **self.config.model_dump(mode="json"), "images": self.images}
+
+    def replaces(self, found: dict[str, Any]) -> bool:
+        """Whether what is there is this export from before images were taken down. found: what it says of itself."""
+        is_other = found["identity"] != self.identity
+        return is_other and is_outdated(self.dataset, self.out, self.facts, found["identity"])
 
 
 class Summary(BaseModel, frozen=True):
@@ -122,6 +129,7 @@ def asked_config(*, columns: str | None = None, **said: Any) -> export_stage.Con
 def ask(root: str, out: str, config: export_stage.Config, version: str | None) -> Asked:
     """What is to be exported. Raises InputError if it cannot be. Writes nothing."""
     dataset = version_at(root, version)
+    check_without(dataset)
     account, refs = dataset.account(), dataset.shards()
     if account["schema_version"] != SCHEMA_VERSION:
         raise InputError(
@@ -174,12 +182,13 @@ def is_finished(asked: Asked, storage: Storage) -> bool:
     """Whether this very export is there, with all of its shards. Raises InputError if anything else is."""
     try:
         there = [name for name in storage.names("") if name not in (WORK, TEMPORARY)]
-        claimed = next((name for name in (MANIFEST, f"{WORK}/{MANIFEST}") if storage.exists(name)), None)
-        found = storage.read_json(claimed) if claimed else None
+        claimed, found = claim_of(storage)
     except storage.errors as error:
         raise InputError(f"--out must be a place that can be read and written, was {asked.out!r}: {error}") from error
     if found is None and there:
         raise InputError(f"--out must be empty or hold this export, {asked.out!r} has {there[0]!r}: choose another")
+    if found and asked.replaces(found):
+        return False
     if found and found["identity"] != asked.identity:
         raise InputError(
             f"--out must be empty or hold this export ({asked.said}), {asked.out!r} holds another "
@@ -199,12 +208,28 @@ def is_finished(asked: Asked, storage: Storage) -> bool:
     return True
 
 
+def claim_of(storage: Storage) -> tuple[str | None, dict[str, Any] | None]:
+    """The name of the file by which a folder says that it has an export, or one under way, and what it says."""
+    claimed = next((name for name in (MANIFEST, f"{WORK}/{MANIFEST}") if storage.exists(name)), None)
+    return claimed, storage.read_json(claimed) if claimed else None
+
+
 def claim(asked: Asked, storage: Storage, work: Storage) -> None:
-    """Says in the folder, and in the root, that this export is under way. Raises InputError if it cannot."""
+    """Says in the folder, and in the root, that this export is under way. Raises InputError if it cannot.
+
+    What it replaces goes first, and what says that it is there goes last.
+    """
+    _, found = claim_of(storage)
+    is_replaced = found is not None and asked.replaces(found)
+    if is_replaced:
+        clear(storage, work, SUMS, MANIFEST)
     try:
         work.write_json(MANIFEST, {"identity": asked.identity, "said": asked.said})
     except storage.errors as error:
         raise InputError(f"--out must be a place that can be written, was {asked.out!r}: {error}") from error
+    if is_replaced:
+        storage.remove(MANIFEST)
+        remove(asked.dataset, asked.out, {**asked.facts, "identity": found["identity"]})
     record(asked.dataset, asked.out, asked.facts)
 
 

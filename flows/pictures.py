@@ -10,6 +10,7 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,21 @@ class Pictures:
 def check_shown(edition: Edition, image_id: str) -> None:
     """Raises NotShown if a row of the ledger, or a record of a takedown, says that the picture is not to be seen."""
     reasons = {row["reason"] for row in edition.rows_of(image_id)}
-    if image_id in edition.taken_down:
+    if taken_down(edition, image_id):
         reasons.add(FORGOTTEN)
     for reason, why in UNSEEN.items():
         if reason in reasons:
             raise NotShown(f"the picture of {image_id} is not shown: {why}")
+
+
+def taken_down(edition: Edition, image_id: str) -> bool:
+    """Whether a record of a takedown means the image: by its id, or by the key or the URL of one of its rows."""
+    if not edition.veil:
+        return False
+    rows = edition.rows_of(image_id)
+    places = filter(None, (place_of(edition, row["position"]) for row in rows))
+    urls = (image_at(edition, refs, number, ["key", "url"]) for _, refs, number in places)
+    return edition.veil.record(image_id, chain(rows, urls)) is not None
 
 
 def stored(edition: Edition, image_id: str) -> bytes:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from lvd.flows.export_records import record, remove
 from lvd.flows.exporting import CARD, MANIFEST, SUMS, asked_config, export_version, version_at
+from lvd.flows.veiling import check_without
 from lvd.infra.errors import InputError, RetryableError, ShardError
 from lvd.infra.shards import StageDir, fingerprint
 from lvd.infra.storage import Storage
@@ -75,6 +76,7 @@ def upload(dataset: StageDir, storage: Storage, repo_id: str, api: Any, *, priva
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     manifest = storage.read_json(MANIFEST)
+    check_without(dataset)
     check(manifest, dataset, storage)
     place = f"{api.endpoint}/datasets/{repo_id}"
     said = {name: manifest[name] for name in ("kind", "identity", "seed", "shuffle", "images")}
@@ -117,6 +119,11 @@ def check(manifest: dict[str, Any], dataset: StageDir, storage: Storage) -> None
         raise InputError(
             f"--export must hold an export of {dataset.fingerprint}, {storage.root!r} holds one of "
             f"{manifest['version']}: name the version with --version, or another place"
+        )
+    if manifest["images"] != (now := sum(ref.rows for ref in dataset.shards())):
+        raise InputError(
+            f"--export must hold the images that {dataset.fingerprint} has now, {now:,}, {storage.root!r} has "
+            f"{manifest['images']:,} as some were taken down since: export it again"
         )
     if manifest["kind"] == "imagefolder" or len(manifest["files"]) > MAX_FILES:
         raise InputError(
