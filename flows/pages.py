@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lvd.flows.pictures import UNSEEN, Pictures, image_at, place_of, stored, taken_down
+from lvd.flows.pictures import UNSEEN, Pictures, addressed, image_at, place_of, stored, taken_down
 from lvd.flows.questions import Asked, Busy
 from lvd.flows.shelf import FOLDER, Edition, NotThere, Shelf
 from lvd.flows.veiling import nameless
@@ -226,8 +226,9 @@ def written(site: Site, number: int, name: str) -> bytes:
     if not (edition.veil and name.endswith(".html")):
         return data
 
-    def rows_of(image_ids: set[str]) -> list[Said]:
-        return scan(edition.ledger, among("image_id", image_ids), limit=MAX_LINES).rows
+    def rows_of(image_ids: set[str], pictured: set[str]) -> list[Said]:
+        rows = scan(edition.ledger, among("image_id", image_ids), limit=MAX_LINES).rows
+        return [*rows, *addressed(edition, [row for row in rows if row["image_id"] in pictured])]
 
     return edition.veil.page(data.decode(), rows_of).encode()
 

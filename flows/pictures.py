@@ -10,6 +10,7 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,7 @@ from lvd.flows.shelf import FORGOTTEN, Edition, NotThere
 from lvd.infra.shards import ShardRef
 from lvd.tasks.contact_sheets import first_rows
 from lvd.tasks.decode import DecodeError, decode_rgb
+from lvd.tasks.takedowns import host_in
 
 EDGES_PX = {"small": 240, "large": 960}  # of the longer edge; never enlarged
 MAX_PIXELS = 100_000_000  # of an image that is shown; raising it lets one picture take more memory: 4 bytes a pixel
@@ -71,12 +73,16 @@ def check_shown(edition: Edition, image_id: str) -> None:
 
 def taken_down(edition: Edition, image_id: str) -> bool:
     """Whether a record of a takedown means the image: by its id, or by the key or the URL of one of its rows."""
-    if not edition.veil:
-        return False
-    rows = edition.rows_of(image_id)
-    places = filter(None, (place_of(edition, row["position"]) for row in rows))
-    urls = (image_at(edition, refs, number, ["key", "url"]) for _, refs, number in places)
-    return edition.veil.record(image_id, chain(rows, urls)) is not None
+    rows = edition.rows_of(image_id) if edition.veil else []
+    return edition.veil.record(image_id, chain(rows, addressed(edition, rows))) is not None
+
+
+def addressed(edition: Edition, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The stored images of rows of the ledger whose keys are no URLs, with the URLs that they have."""
+    for row in rows if edition.veil.asks_for_urls else ():
+        if not host_in(row["key"]) and (place := place_of(edition, row["position"])):
+            _, refs, number = place
+            yield image_at(edition, refs, number, ["image_id", "key", "url"])
 
 
 def stored(edition: Edition, image_id: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 from lvd.infra.errors import InputError
 from lvd.infra.shards import StageDir, read_schema, read_table
 from lvd.infra.storage import Storage
-from lvd.tasks.erased_page import named_in, with_notice, without_names, without_pictures
+from lvd.tasks.erased_page import named_in, pictured_in, with_notice, without_names, without_pictures
 from lvd.tasks.takedowns import FORGOTTEN, Record, Takedowns, alias_of, is_alias
 
 NAMES = ("url", "page_url", "alt", "domain", "label", "cause")  # columns that say which image a row is of, with `key`
@@ -25,6 +25,11 @@ class Veil:
     def __bool__(self) -> bool:
         return bool(self._takedowns)
 
+    @property
+    def asks_for_urls(self) -> bool:
+        """Whether something is asked for by its URL or domain."""
+        return self._takedowns.asks_for_urls
+
     def record(self, image_id: str | None, rows: Iterable[Row]) -> Record | None:
         """The record that means an image. rows: with its bytes."""
         found = self._takedowns.record_of(image_id)
@@ -39,10 +44,14 @@ class Veil:
             found = self._takedowns.record_of(row.get("because_of")) or UNDATED
         return found
 
-    def page(self, page: str, rows_of: Callable[[set[str]], Iterable[Row]]) -> str:
-        """A report as it may be shown. rows_of: the rows of the ledger with one of these image ids."""
+    def page(self, page: str, rows_of: Callable[[set[str], set[str]], Iterable[Row]]) -> str:
+        """A report as it may be shown.
+
+        rows_of: the rows of the ledger with one of these image ids, and those of stored images with one of the second,
+        which have pictures on the page.
+        """
         image_ids, names = named_in(page)
-        rows = [row for row in rows_of(image_ids) if self.record_of_row(row)]
+        rows = [row for row in rows_of(image_ids, pictured_in(page)) if self.record_of_row(row)]
         gone = {one for one in image_ids if self._takedowns.record_of(one)} | {row["image_id"] for row in rows}
         named = {name for name in names if self._takedowns.record_of(None, name) or self._takedowns.means_domain(name)}
         named |= {row["key"] for row in rows}

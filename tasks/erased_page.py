@@ -20,6 +20,7 @@ NOTICE = (
 )
 IN_SCRIPTS = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("'", "\\u0027"))  # as Jinja writes JSON
 IMAGE_ID = re.compile(r'"([0-9a-f]{32})"')
+PICTURE = re.compile(r' data-image-id="([0-9a-f]{32})"')
 LINE = re.compile(r'^(\["[0-9a-f]{0,32}",.*\]),$', re.MULTILINE)  # of the ledger and the map, as `page_data` has them
 CELL = re.compile(r'<(?:li|td class="text"|th scope="row")>([^<]+)<')
 TAILS = (120, 160)  # characters that tables show of the end of a long key
@@ -31,6 +32,11 @@ def named_in(page: str) -> tuple[set[str], set[str]]:
     lines = [json.loads(line) for line in LINE.findall(page)]
     keys = {line[1] for line in lines if isinstance(line[1], str)}
     return set(IMAGE_ID.findall(page)), keys | {markup.unescape(cell) for cell in CELL.findall(page)}
+
+
+def pictured_in(page: str) -> set[str]:
+    """The image ids of the pictures of a page."""
+    return set(PICTURE.findall(page))
 
 
 def without_pictures(page: str, image_ids: Iterable[str]) -> str:

@@ -92,6 +92,11 @@ class Takedowns:
         """Of all images that were asked for by id or found, not of what lies on a domain."""
         return {*self._asked, *self._found}
 
+    @property
+    def asks_for_urls(self) -> bool:
+        """Whether something is asked for by its URL or domain."""
+        return bool(self._urls or self._domains)
+
     def kinds(self, table: pa.Table) -> np.ndarray:
         """(n,) object: ASKED, FOUND or DOMAIN of the rows that are meant, None of the others.
 
