@@ -15,8 +15,8 @@ TAKEN_DOWN = "taken down"
 BOX = f'<figure class="pic"><div><span class="muted">{TAKEN_DOWN}</span></div><figcaption></figcaption></figure>'
 
 NOTICE = (
-    '<p class="muted">Images were taken down after this page was written: they are no longer in this version, nor '
-    "shown here. The numbers are those of the day; README.md has those of now.</p>"
+    '<p class="muted">Images were taken down after this page was written: they are not shown here. The numbers are '
+    "those of the day.</p>"
 )
 IN_SCRIPTS = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("'", "\\u0027"))  # as Jinja writes JSON
 IMAGE_ID = re.compile(r'"([0-9a-f]{32})"')

@@ -150,7 +150,7 @@ class Taking:
         self.taken = self.forget()
         self.seen = self.look()
         write_tar(base / "tars/night-2.tar", NIGHT_2)
-        self.run()
+        self.said = self.run()
 
     def export(self, root: str | None = None) -> bytes:
         """All bytes of an export of the first version, made there or made anew."""
@@ -225,6 +225,7 @@ def test_the_next_version_has_none_of_them_although_the_crawl_brings_them_again(
     assert gone == FORGOTTEN
     assert all((row["state"], row["stage"]) == ("dropped", "forgotten") for row in rows if row["image_id"] in FORGOTTEN)
     assert last_run(taking.storage)["ledger"]["kept"] == len(KEPT)
+    assert "1 of the images taken down lie in no source" in " ".join(taking.said.split())  # the file star.webp
 
 
 def test_a_copy_that_comes_later_names_the_image_that_it_went_with(taking: Taking) -> None:
@@ -441,7 +442,9 @@ def test_what_is_left_of_the_versions_is_whole(taking: Taking, erased: tuple[str
     card = storage.read_bytes("curated/v1/README.md").decode()
     assert f"\n{len(first)} images (" in card and "| forgotten |" in card
     record = next(name for name in storage.names("runs") if name.endswith("-v1.json"))
-    assert storage.read_json(f"runs/{record}")["ledger"]["kept"] == len(first)
+    said = storage.read_json(f"runs/{record}")
+    assert said["ledger"]["kept"] == said["published"] == len(first)
+    assert sum(count for _, _, state, _, count in said["endings"] if state == "kept") == len(first)
 
 
 def test_now_touches_nothing_else(taking: Taking, erased: tuple[str, Taken]) -> None:

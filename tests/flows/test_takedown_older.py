@@ -1,6 +1,10 @@
-"""Copies that only an older run knows: those of images that are no longer among the sources."""
+"""Copies that only an older run knows, of images that are no longer among the sources; and a root that is in use."""
 
-from lvd.flows.takedown import gone_in, near_groups, runs_to_ask
+import pytest
+
+from lvd.flows.takedown import Asked, forget, gone_in, near_groups, runs_to_ask
+from lvd.infra.errors import InputError
+from lvd.infra.lease import lease
 from lvd.infra.shards import StageDir, commit
 from lvd.infra.storage import Storage
 from lvd.tasks import schemas
@@ -61,6 +65,17 @@ def test_a_copy_is_known_by_the_run_that_had_it(local_root: str) -> None:
     assert gone_in(storage, runs[:1], known) == {ids[3], ids[1]}
     assert near_groups(storage, runs, {ids[3]}) == {ids[3]: ids[1]}
     assert first["directories"] != same["directories"]
+
+
+def test_a_root_in_use_is_said_before_there_is_a_record(root: str) -> None:
+    storage, asked = Storage(root), Asked(urls=("https://a.example/1.jpg",))
+    storage.write_json("crawl/a/stage.json", {})
+    with lease(storage):
+        with pytest.raises(InputError, match="is in use by process"):
+            forget(root, asked, now=True)
+        assert storage.names("forgotten") == []
+        assert forget(root, asked).record  # the run that holds it need not know of it
+    assert len(storage.names("forgotten")) == 1
 
 
 def commit_empty(target: StageDir) -> None:
