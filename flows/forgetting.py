@@ -53,6 +53,11 @@ def take_down_images(run: Run, sources: Sources, survivors: StageDir) -> StageDi
     said = told(marked, [*own.parts, *others.values()], "spread"), told(marked, others.values(), "domain")
     if not any(said):
         return survivors
+    if absent := Takedowns.read(run.storage).image_ids - ids_of(marked):
+        run.remark(
+            f"{len(absent)} of the images taken down lie in no source: copies of them that come later are known by "
+            "their bytes alone"
+        )
     identity = forgetting_stage.VERSION, said, survivors.directory
     target = run.target("remaining", *identity)
     if run.needs(target):
@@ -95,6 +100,12 @@ def marks(run: Run, collections: Iterable[Gathered]) -> Marked:
     return {name: work.target for name, work in works.items()}
 
 
+def ids_of(marked: Marked) -> set[str]:
+    """The image ids of all marks."""
+    refs = (ref for target in marked.values() for ref in target.shards())
+    return {one for ref in refs for one in read_table(ref, ["image_id"])["image_id"].to_pylist()}
+
+
 def told(marked: Marked, parts: Iterable[Part], name: str) -> list[list[object]]:
     """What tells these marks from others, of the partitions that have any. name: domain, or spread for all others."""
     found = []
@@ -107,13 +118,14 @@ def told(marked: Marked, parts: Iterable[Part], name: str) -> list[list[object]]
 def across(survivors: StageDir) -> Across | None:
     """What the decision about copies knew of the references; None if there were none."""
     account = survivors.account()
-    edges = next(at(survivors, name) for name in account["inputs"]["directories"] if name.startswith("references/"))
-    references = edges.account()["inputs"]["references"]
-    if not references:
+    nights = [at(survivors, name) for name in account["inputs"]["directories"] if name.startswith("references/")]
+    others = nights[0].account()["inputs"]["others"]  # the same in all
+    if not others:
         return None
-    refs = [ref for name in references for ref in at(survivors, name).shards()]
+    edges = [ref for night in nights for ref in night.shards()]
+    refs = [ref for name, _ in others for ref in at(survivors, name).shards()]
     min_similarity = account["notes"]["thresholds"]["min_similarity"]
-    return Across(edges=edges.shards(), references=refs, min_similarity=min_similarity)
+    return Across(edges=edges, references=refs, min_similarity=min_similarity)
 
 
 def withdrawn_of(survivors: StageDir, part: Part) -> list[ShardRef]:

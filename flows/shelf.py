@@ -9,6 +9,7 @@ from collections import Counter
 from functools import cached_property
 from typing import Any
 
+from lvd.flows.veiling import Veil, said
 from lvd.infra.errors import InputError
 from lvd.infra.places import Batches
 from lvd.infra.shards import ShardRef, StageDir
@@ -25,7 +26,6 @@ PUBLISHED = [
     *("width", "height"),
 ]
 RUN = re.compile(r"(?P<run_id>[0-9]{8}T[0-9]{6}Z-v(?P<number>[1-9][0-9]*))\.json")
-IMAGE_ID = re.compile(rb'"([0-9a-f]{32})"')
 MAX_COUNTED = 5_000_000  # rows of a ledger whose reasons are counted when somebody first asks
 MAX_ROWS_OF_ONE = 200  # of the ledger, of one image
 
@@ -78,11 +78,9 @@ class Edition:
         return counted if sum(counted.values()) == self.ledger.rows else self.record["ledger"]
 
     @cached_property
-    def taken_down(self) -> set[str]:
-        """Every image id that a record of a takedown names, whatever the version; all else there are longer hashes."""
-        storage = Storage(self.root)
-        records = (storage.read_bytes(f"{FORGOTTEN}/{name}") for name in storage.names(FORGOTTEN))
-        return {found.decode() for record in records for found in IMAGE_ID.findall(record)}
+    def veil(self) -> Veil:
+        """The takedowns, whatever the version knows of them."""
+        return Veil(self.root)
 
     @cached_property
     def endings(self) -> list[dict[str, Any]]:
@@ -121,14 +119,21 @@ class Edition:
         causes = self.references(wanted)
         if others := wanted - causes.keys():
             found = scan(self.ledger, among("image_id", others), limit=MAX_ROWS_OF_ONE).rows
-            causes |= {row["image_id"]: described(row) for row in sorted(found, key=lambda r: r["state"] == "kept")}
+            for row in sorted(found, key=lambda r: r["state"] == "kept"):
+                record = self.veil.record_of_row(row)
+                causes[row["image_id"]] = said(record) if record else described(row)
         return [{**row, "cause": causes.get(row["because_of"])} for row in rows]
 
     def references(self, image_ids: set[str]) -> dict[str, str]:
         """image id → its key and collection, of images of the benchmarks and the curated collections."""
         from lvd.flows.inquiry import named_references
 
-        return named_references(self.root, self.record["collections"], image_ids) if self.has_images else {}
+        if not self.has_images:
+            return {}
+        found = named_references(self.root, self.record["collections"], image_ids)
+        rows = {one: {"image_id": one, "key": words.rpartition(" (")[0]} for one, words in found.items()}
+        gone = {one: record for one, row in rows.items() if (record := self.veil.record_of_row(row))}
+        return found | {one: said(record) for one, record in gone.items()}
 
     def published_row(self, image_id: str) -> dict[str, Any] | None:
         """What was published of an image, with its position; None if it was not."""
