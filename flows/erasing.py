@@ -1,32 +1,31 @@
 """Erasing: images that were taken down leave the published versions and the stored bytes of a root.
 
-Rows of the stages stay where they are, so that the numbers of all others hold; they lose their bytes and their names. A
-published version loses the rows. Interrupted, it is run again: what is done is found done. The stored images come last,
-as everything else is found by what they say. A storage that keeps old versions of its files has them still.
-Cost: every shard of images, manifests, rejects and versions is read once, and those that hold such an image are written
-anew; memory: two batches, and the names of what is erased.
+Rows of the stages stay where they are, so that the numbers of all others hold; they lose their bytes, their thumbnails
+and their names. A published version loses the rows. Interrupted, it is run again: what is done is found done. The
+stored images come last, as everything else is found by what they say. A storage that keeps old versions of its files
+has them still.
+Cost: every shard of images, measures, manifests, rejects and versions is read once, and those that hold such an image
+are written anew; memory: two batches, and the names of what is erased.
 """
 
 import io
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
+from lvd.flows.gone import Gone, files
 from lvd.flows.inquiry import NOT_STAGES
 from lvd.flows.leftovers import remove_directory
 from lvd.infra.shards import ShardRef, StageDir, fingerprint, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import card, tallies
 from lvd.tasks.erased_page import with_notice, without_names, without_pictures
-from lvd.tasks.erasing import Change, are_aliases, rewritten, tables, with_fates, without_rows
+from lvd.tasks.erasing import Change, are_aliases, rewritten, tables, with_fates, without_rows, without_thumbnails
 from lvd.tasks.erasing import without_names as without_names_in
-from lvd.tasks.takedowns import FORGOTTEN, Takedowns, is_among, url_digest
-from lvd.tasks.wording import without_credentials
+from lvd.tasks.takedowns import Takedowns, alias_of
 
 VERSIONS, SHARED, PATCHES = "curated", "published", "patches"
 
@@ -39,57 +38,11 @@ class Erased(BaseModel, frozen=True):
     files: int = 0
 
 
-class Gone:
-    """What is erased: by image id, by what records say of a row, and by the keys of such rows in their directories.
+def erase(storage: Storage, known: Takedowns, image_ids: set[str], groups: dict[str, str]) -> Erased:
+    """Erases what records mean, and the images of these ids. Only the holder of the root's lease may call it.
 
-    Memory: the names of what is erased.
+    groups: image id → that of the image that it is a near duplicate of.
     """
-
-    def __init__(self, storage: Storage, known: Takedowns, image_ids: set[str]) -> None:
-        self.image_ids, self._known = image_ids, known
-        self.keys: dict[str, set[str]] = defaultdict(set)  # directory of images → hashes of keys
-        self.every: set[tuple[str, str]] = set()  # hash of the key, image id
-        self.urls: set[str] = set()  # hashes
-        self.names: set[str] = set()  # keys and URLs as they stand
-        self.found = set(image_ids)  # with those that lie on a domain
-        for name in files(storage, "download", "data"):
-            for table in tables(storage, name):
-                self._learn(name.rpartition("/")[0], table)
-        for name in (name for stage in ("crawl", "download") for name in files(storage, stage, "rejects")):
-            for table in tables(storage, name):  # what gave no image; pages name some of it
-                self._name(table["key"].filter(pa.array(self.among(table))).to_pylist())
-
-    def _learn(self, directory: str, table: pa.Table) -> None:
-        rows = table.filter(pa.array(self.among(table))).select(["image_id", "key", "url"]).to_pylist()
-        for row in rows:
-            digest = url_digest(row["key"])
-            self.keys[directory].add(digest)
-            self.every.add((digest, row["image_id"]))
-            self.found.add(row["image_id"])
-            self.urls |= {url_digest(url) for url in (row["url"],) if url}
-            self._name([row["key"], row["url"]])
-
-    def _name(self, names: list[str | None]) -> None:
-        named = [name for name in names if name and not name.startswith(f"{FORGOTTEN}:")]
-        self.names |= {*named, *map(without_credentials, named)}  # as pages show them
-
-    def among(self, table: pa.Table) -> np.ndarray:
-        """(n,) bool: the row is of such an image, as far as it says itself."""
-        meant = self._known.kinds(table).astype(bool)
-        return meant | is_among(table["image_id"], self.image_ids) if "image_id" in table.schema.names else meant
-
-    def named(self, table: pa.Table, keys: set[str]) -> np.ndarray:
-        """The same, or its key is one of these."""
-        return self.among(table) | np.array([url_digest(key) in keys for key in table["key"].to_pylist()], dtype=bool)
-
-    def entered(self, table: pa.Table) -> np.ndarray:
-        """The same, of rows of a ledger."""
-        pairs = zip(table["key"].to_pylist(), table["image_id"].to_pylist(), strict=True)
-        return self.among(table) | np.array([(url_digest(k), i) in self.every for k, i in pairs], dtype=bool)
-
-
-def erase(storage: Storage, known: Takedowns, image_ids: set[str]) -> Erased:
-    """Erases what records mean, and the images of these ids. Only the holder of the root's lease may call it."""
     eraser = Eraser(storage, Gone(storage, known, image_ids))
     versions = {}
     for version in sorted((name for name in storage.names(VERSIONS) if name[1:].isdigit()), key=lambda v: int(v[1:])):
@@ -100,6 +53,7 @@ def erase(storage: Storage, known: Takedowns, image_ids: set[str]) -> Erased:
     for name in storage.names(PATCHES):  # pixels of a few published images, for reports that are there already
         remove_directory(storage, f"{PATCHES}/{name}")
     eraser.sidecars()
+    eraser.thumbnails(groups)
     images = eraser.images()
     return Erased(versions=versions, images=images, files=eraser.files)
 
@@ -115,7 +69,9 @@ class Eraser:
         """How many images a version has lost now: in its report, its lists, its ledger, its rows and its card."""
         target = StageDir(root=self._storage.root, stage=VERSIONS, fingerprint=version)
         folder = target.directory
-        self._page(f"{folder}/report.html", has_lost=self._loses(f"{folder}/ledger"))
+        domains = self._domains(f"{folder}/domains.parquet")
+        self._page(f"{folder}/report.html", self._gone.names | domains, has_lost=self._loses(f"{folder}/ledger"))
+        self._rename(f"{folder}/domains.parquet", domains)
         self._decontaminated(f"{folder}/decontaminated.parquet")
         for name in files(self._storage, f"{folder}/ledger", "data", below=False):
             self._rewrite(name, lambda table: with_fates(table, self._gone.entered(table)))
@@ -134,9 +90,7 @@ class Eraser:
         before = {ref.name(): ref.rows for ref in refs}
         for name in names:
             if name not in self._rows:
-                self._rows[name] = self._rewrite(
-                    name, lambda table: without_rows(table, self._gone.named(table, set()))
-                )
+                self._rows[name] = self._rewrite(name, lambda table: without_rows(table, self._gone.among(table)))
                 self._account(name)
             lost += max(0, before.get(name, self._rows[name]) - self._rows[name])
         for directory in sorted(directories):
@@ -185,10 +139,10 @@ class Eraser:
                     return True
         return False
 
-    def _page(self, name: str, *, has_lost: bool) -> None:
+    def _page(self, name: str, names: set[str], *, has_lost: bool) -> None:
         if self._storage.exists(name):
             old = self._storage.read_bytes(name).decode()
-            new = without_names(without_pictures(old, self._gone.found), self._gone.names)
+            new = without_names(without_pictures(old, self._gone.found), names)
             new = with_notice(new) if has_lost else new
             if new != old:
                 self._storage.write_bytes(name, new.encode())
@@ -198,18 +152,36 @@ class Eraser:
         """The list of images that copy a reference, without those that are gone, nor keys of such references."""
         if not self._storage.exists(name):
             return
-        old = pq.read_table(io.BytesIO(self._storage.read_bytes(name)))
-        table = without_rows(old, self._gone.named(old, set()))
-        names = is_among(table["reference_id"], self._gone.image_ids) & table["reference_key"].is_valid().to_numpy()
+        old = self._parquet(name)
+        table = without_rows(old, self._gone.among(old))
+        names = self._gone.has(table["reference_id"]) & table["reference_key"].is_valid().to_numpy()
         if names.any():
             keys = [None if gone else key for key, gone in zip(table["reference_key"].to_pylist(), names, strict=True)]
             place = table.schema.get_field_index("reference_key")
             table = table.set_column(place, "reference_key", pa.array(keys, pa.string()))
         if table is not old:
-            sink = io.BytesIO()
-            pq.write_table(table, sink)
-            self._storage.write_bytes(name, sink.getvalue())
-            self.files += 1
+            self._put_parquet(name, table)
+
+    def _domains(self, name: str) -> set[str]:
+        """The domains of a list that were taken down."""
+        return self._gone.domains(self._parquet(name)["domain"].to_pylist()) if self._storage.exists(name) else set()
+
+    def _rename(self, name: str, domains: set[str]) -> None:
+        """The list of domains with a hash for each of these."""
+        if domains:
+            old = self._parquet(name)
+            values = [alias_of(value) if value in domains else value for value in old["domain"].to_pylist()]
+            place = old.schema.get_field_index("domain")
+            self._put_parquet(name, old.set_column(place, old.schema.field(place), pa.array(values, pa.string())))
+
+    def _parquet(self, name: str) -> pa.Table:
+        return pq.read_table(io.BytesIO(self._storage.read_bytes(name)))
+
+    def _put_parquet(self, name: str, table: pa.Table) -> None:
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        self._storage.write_bytes(name, sink.getvalue())
+        self.files += 1
 
     def _counts(self, target: StageDir) -> None:
         """The card, README.md, by the facts beside it, and the records of the runs that published this version."""
@@ -229,7 +201,12 @@ class Eraser:
         for name in self._storage.names("runs"):
             if name.endswith(f"-{target.fingerprint}.json"):
                 old = self._storage.read_json(f"runs/{name}")
-                new = {**old, "ledger": {state: states[state] for state in old["ledger"]}}
+                counted = {
+                    "ledger": {state: states[state] for state in old["ledger"]},
+                    "endings": [[*ending, count] for ending, count in sorted(endings.items())],
+                    "published": sum(roles.values()),
+                }
+                new = old | {key: value for key, value in counted.items() if key in old}
                 self._put(f"runs/{name}", old, new)
 
     def _renamed(self, name: str, ledger: list[ShardRef]) -> None:
@@ -271,6 +248,17 @@ class Eraser:
     def _of_rejects(self, table: pa.Table) -> pa.Table:
         return without_names_in(table, self._gone.named(table, self._gone.urls))
 
+    def thumbnails(self, groups: dict[str, str]) -> None:
+        """The 32 × 32 pixels by which near duplicates are known are noise; descriptors and hashes stay."""
+        for directory in self._storage.names("screen"):
+            target = StageDir(root=self._storage.root, stage="screen", fingerprint=directory)
+            images = target.account()["inputs"]["images"] if target.is_complete() else None
+            for name in files(self._storage, target.directory, "data", below=False):
+                self._rewrite(
+                    name,
+                    lambda table, images=images: without_thumbnails(table, self._gone.measured(table, images), groups),
+                )
+
     def images(self) -> int:
         """How many stored images lost their bytes."""
         emptied = 0
@@ -286,13 +274,3 @@ class Eraser:
             emptied += new
             self._rewrite(name, change)
         return emptied
-
-
-def files(storage: Storage, folder: str, kind: str, *, below: bool = True) -> Iterator[str]:
-    """The Arrow files of a kind in the folders of a folder, or in the folder itself."""
-    for directory in [f"{folder}/{name}" for name in storage.names(folder)] if below else [folder]:
-        if below and directory.endswith((".json", ".arrow", ".npz")):
-            continue
-        for name in storage.names(directory):
-            if name.startswith(f"{kind}-") and name.endswith(".arrow"):
-                yield f"{directory}/{name}"

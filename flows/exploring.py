@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from lvd.flows.inquiry import last_run
+from lvd.flows.veiling import check_without
+from lvd.flows.versions import FOLDER
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir
 from lvd.infra.storage import Storage
@@ -101,7 +103,10 @@ def record_of(root: str, version: str | None) -> dict[str, Any]:
 
 
 def parts(root: str, record: dict[str, Any]) -> tuple[list[ShardRef], list[ShardRef]]:
-    """The shards of the published dataset, and of all embeddings. Raises InputError for a run over vectors alone."""
+    """The shards of the published dataset, and of all embeddings.
+
+    Raises InputError for a run over vectors alone, and for a version with images that were taken down.
+    """
     if "imported" in record["directories"]:
         raise InputError(
             f"root must hold a run over images, that of {record['version']} was over vectors: name a root with images"
@@ -111,4 +116,5 @@ def parts(root: str, record: dict[str, Any]) -> tuple[list[ShardRef], list[Shard
         stage, name = directory.rsplit("/", 1)
         return StageDir(root=root, stage=stage, fingerprint=name).shards()
 
+    check_without(StageDir(root=root, stage=FOLDER, fingerprint=record["version"]))
     return shards(record["curated"]), [ref for name in record["directories"]["embed"] for ref in shards(name)]

@@ -5,14 +5,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lvd.flows.export_records import without_user
+from lvd.flows.outdated_exports import is_outdated
 from lvd.flows.recipe import apply_setting
+from lvd.flows.veiling import check_without
 from lvd.flows.versions import FOLDER, latest
 from lvd.infra.errors import InputError
 from lvd.infra.pictures import IMAGE
 from lvd.infra.shards import SCHEMA_VERSION, StageDir, fingerprint, read_schema
 from lvd.infra.storage import Storage
 from lvd.tasks import export as export_stage
-from lvd.tasks.takedowns import Takedowns
 
 
 class Asked(BaseModel, frozen=True):
@@ -24,7 +25,6 @@ class Asked(BaseModel, frozen=True):
     shards: int  # of the version
     images: int
     identity: str  # of the bytes that come out
-    takedowns: str  # what was asked to be forgotten by now
 
     @property
     def place(self) -> str:
@@ -40,7 +40,12 @@ class Asked(BaseModel, frozen=True):
     @property
     def facts(self) -> dict[str, Any]:
         """What the root keeps of it."""
-        return {"identity": self.identity, **self.config.model_dump(), "images": self.images}
+        return {"identity": self.identity, **self.config.model_dump(mode="json"), "images": self.images}
+
+    def replaces(self, found: dict[str, Any]) -> bool:
+        """Whether what is there is this export from before images were taken down. found: what it says of itself."""
+        other = found.get("identity")
+        return other not in (None, self.identity) and is_outdated(self.dataset, self.out, self.facts, other)
 
 
 def asked_config(*, columns: str | None = None, **said: Any) -> export_stage.Config:
@@ -57,6 +62,7 @@ def asked_config(*, columns: str | None = None, **said: Any) -> export_stage.Con
 def ask(root: str, out: str, config: export_stage.Config, version: str | None) -> Asked:
     """What is to be exported. Raises InputError if it cannot be. Writes nothing."""
     dataset = version_at(root, version)
+    check_without(dataset)
     account, refs = dataset.account(), dataset.shards()
     if account["schema_version"] != SCHEMA_VERSION:
         raise InputError(
@@ -83,7 +89,6 @@ def ask(root: str, out: str, config: export_stage.Config, version: str | None) -
         shards=len(refs),
         images=images,
         identity=fingerprint("export", export_stage.VERSION, [(r.name(), r.rows) for r in refs], config.model_dump()),
-        takedowns=Takedowns.read(dataset.storage).digest,
     )
 
 

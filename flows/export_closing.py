@@ -40,7 +40,6 @@ def close(asked: Asked, storage: Storage, files: StageDir) -> None:
             "said": asked.said,
             "version": asked.dataset.fingerprint,
             **asked.config.model_dump(),
-            "takedowns": asked.takedowns,
             "images": images,
             "bytes": num_bytes,
             "shards": len(refs),

@@ -11,9 +11,10 @@ from typing import Any
 
 from lvd.flows.export_asked import Asked
 from lvd.flows.export_records import record, replace
+from lvd.flows.outdated_exports import clear
 from lvd.infra.errors import InputError, RetryableError
 from lvd.infra.storage import TEMPORARY, Storage
-from lvd.tasks.export import check_takedowns, without_images
+from lvd.tasks.layouts import SPLIT
 
 WORK = ".lvd"  # below the export while it is under way
 MANIFEST, SUMS, CARD = "export.json", "SHA256SUMS", "README.md"
@@ -40,12 +41,13 @@ def is_finished(asked: Asked, storage: Storage) -> bool:
             raise InputError(
                 f"--out must be empty or hold this export, {asked.place!r} has {there[0]!r}: choose another"
             )
+        if found and asked.replaces(found):
+            return False
         if found:
             check_same(asked, found)
         if MANIFEST not in there:
             return False
         check_whole(asked, found, storage)
-    check_still_allowed(asked, found)
     return True
 
 
@@ -61,7 +63,7 @@ def check_same(asked: Asked, found: dict[str, Any]) -> None:
         return
     other = f"another ({found.get('said', 'not made by lvd')})"
     if found.get("said") == asked.said:
-        other = f"one with other shards or columns, or of {asked.dataset.fingerprint} before images were taken down"
+        other = f"one of {asked.dataset.fingerprint} with other shards or columns, or as it was before"
     raise InputError(
         f"--out must be empty or hold this export ({asked.said}), {asked.place!r} holds {other}: "
         "choose another place, or remove what is there"
@@ -69,14 +71,14 @@ def check_same(asked: Asked, found: dict[str, Any]) -> None:
 
 
 def check_whole(asked: Asked, manifest: dict[str, Any], storage: Storage) -> None:
-    """Raises InputError if files are gone or have another length. Of an image folder all files are counted together."""
+    """Raises InputError if files are gone or have another length. Those of an image folder are counted together."""
     wanted = {one["name"]: one["bytes"] for one in manifest["files"]}
     files = num_bytes = 0
     for name, size in storage.files(""):
-        if name not in (MANIFEST, SUMS, CARD) and not name.startswith((f"{WORK}/", f"{TEMPORARY}/")):
+        if wanted.get(name) == size:
+            del wanted[name]
+        elif name.startswith(f"{SPLIT}/"):
             files, num_bytes = files + 1, num_bytes + size
-            if wanted.get(name) == size:
-                del wanted[name]
     lost = next(iter(wanted), None)
     if lost is None and not manifest["files"] and (files, num_bytes) != (manifest["num_files"], manifest["bytes"]):
         lost = f"one of {manifest['num_files']:,}"
@@ -87,21 +89,19 @@ def check_whole(asked: Asked, manifest: dict[str, Any], storage: Storage) -> Non
         )
 
 
-def check_still_allowed(asked: Asked, manifest: dict[str, Any]) -> None:
-    """Raises InputError if an image of a finished export was taken down since. Reads the rows only if it can be."""
-    if manifest["takedowns"] != asked.takedowns:
-        refs = asked.dataset.shards()
-        check_takedowns(asked.dataset, (table for ref in refs for table in without_images(ref)))
-
-
 def claim(asked: Asked, storage: Storage, work: Storage) -> None:
     """Says in the folder, and in the root, that this export is under way. Raises InputError if it cannot.
 
-    Of two that come at once, one claims the place.
+    Of two that come at once, one claims the place. What it replaces goes first, and what says that it is there last.
     """
+    mine = {"identity": asked.identity, "said": asked.said}
     with reached(asked, storage):
-        mine = {"identity": asked.identity, "said": asked.said}
-        if not work.create(MANIFEST, json.dumps(mine, ensure_ascii=False).encode()):
+        found = begun(storage)
+        if found is not None and asked.replaces(found):
+            clear(storage, work, SUMS, MANIFEST)
+            work.write_json(MANIFEST, mine)
+            storage.remove(MANIFEST)
+        elif not work.create(MANIFEST, json.dumps(mine, ensure_ascii=False).encode()):
             check_same(asked, work.read_json(MANIFEST))
     record(asked.dataset, asked.out, asked.facts)
     replace(asked.dataset, asked.out, asked.facts)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from lvd.flows import pool
 from lvd.flows.export_asked import Asked, ask, compute_of
 from lvd.flows.export_closing import close
-from lvd.flows.export_place import MANIFEST, WORK, check_still_allowed, claim, is_finished, reached
+from lvd.flows.export_place import MANIFEST, WORK, claim, is_finished, reached
 from lvd.flows.export_records import record
 from lvd.flows.group import Call, call
 from lvd.flows.progress import shown
@@ -21,7 +21,7 @@ from lvd.flows.stage import stage
 from lvd.infra.errors import InputError
 from lvd.infra.lease import lease
 from lvd.infra.logs import log_format, log_to_stderr
-from lvd.infra.shards import ShardRef, StageDir, fingerprint
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.infra.storage import TEMPORARY, Storage
 from lvd.tasks import export as export_stage
 
@@ -101,7 +101,7 @@ def export(run: Run, asked: Asked) -> StageDir:
     """The files of all shards; the directory that is returned lists them."""
     config, dataset = asked.config, asked.dataset
     groups = runs_of(dataset.shards())
-    order = run.named("order", fingerprint(asked.identity, asked.takedowns))  # it looks for what was taken down
+    order = run.named("order", asked.identity)
 
     def ordering(ref: ShardRef) -> Call:
         return call(export_stage.order_shard, dataset, *groups[ref.index], ref, config)
@@ -138,5 +138,4 @@ def finish(asked: Asked, storage: Storage, files: StageDir) -> None:
             f"{asked.dataset.fingerprint} must stay as it is while it is exported, images were taken down from it: "
             f"remove what is at {asked.place!r}, and export again"
         )
-    check_still_allowed(now, {"takedowns": asked.takedowns})
-    close(now, storage, files)
+    close(asked, storage, files)

@@ -54,6 +54,11 @@ def take_down_images(run: Run, sources: Sources, survivors: StageDir) -> StageDi
     said = told(marked, [*own.parts, *others.values()], "spread"), told(marked, others.values(), "domain")
     if not any(said):
         return survivors
+    if absent := Takedowns.read(run.storage).image_ids - ids_of(marked):
+        run.remark(
+            f"{len(absent)} of the images taken down lie in no source: copies of them that come later are known by "
+            "their bytes alone"
+        )
     identity = forgetting_stage.VERSION, said, survivors.directory
     target = run.target("remaining", *identity)
     if run.needs(target):
@@ -94,6 +99,12 @@ def marks(run: Run, collections: Iterable[Gathered]) -> Marked:
         works[part.images.directory] = Work(target=target, count=len(images), call=computing, inputs=inputs)
     run.complete(FLOW, list(works.values()))
     return {name: work.target for name, work in works.items()}
+
+
+def ids_of(marked: Marked) -> set[str]:
+    """The image ids of all marks."""
+    refs = (ref for target in marked.values() for ref in target.shards())
+    return {one for ref in refs for one in read_table(ref, ["image_id"])["image_id"].to_pylist()}
 
 
 def told(marked: Marked, parts: Iterable[Part], name: str) -> list[list[object]]:

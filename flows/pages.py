@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lvd.flows.pictures import UNSEEN, Pictures, image_at, is_shown, place_of, stored
+from lvd.flows.pictures import UNSEEN, Pictures, addressed, image_at, is_shown, place_of, stored, taken_down
 from lvd.flows.questions import Asked, Busy
-from lvd.flows.shelf import Edition, NotThere, Shelf
+from lvd.flows.shelf import FOLDER, Edition, NotThere, Shelf
+from lvd.flows.veiling import nameless
 from lvd.tasks.meanings import MEANINGS
 from lvd.tasks.scanning import MATCHES, SCAN_S, Condition, Found, among, equal, every, holds, of_domain, scan
 from lvd.tasks.wording import without_credentials
@@ -20,19 +21,10 @@ if TYPE_CHECKING:
 
 ROWS, IMAGES, GROUP, LISTED = 50, 48, 60, 50  # a page of the ledger, of images; of one image's duplicates; of runs
 MAX_ROWS = 1000  # that a script can ask for at once
+MAX_LINES = 100_000  # of the ledger, of all images that a report names
 FACTS = [
-    "key",
-    "url",
-    "page_url",
-    "alt",
-    "source",
-    "domain",
-    "label",
-    "license",
-    "width",
-    "height",
-    "format",
-    "num_bytes",
+    *("key", "url", "page_url", "alt", "source", "domain", "label", "license"),
+    *("width", "height", "format", "num_bytes"),
 ]
 ENDINGS = 12  # on the first page
 NEIGHBOURS = 12
@@ -156,12 +148,14 @@ def page_of(found: Found, edition: Edition) -> Said:
 
 
 def told(row: Said, edition: Edition) -> Said:
-    """A row as it is shown, and whether there may be a picture."""
+    """A row as it is shown, and whether there may be a picture; of what was taken down no name."""
+    is_gone = edition.veil.record_of_row(row) is not None
+    row = nameless(row) if is_gone else row
     clean = {name: without_credentials(value) if isinstance(value, str) else value for name, value in row.items()}
     for name, value in clean.items():
         if isinstance(value, float):
             clean[name] = round(value, 5) if math.isfinite(value) else None
-    unseen = row.get("reason") in UNSEEN or row["image_id"] in edition.taken_down
+    unseen = is_gone or row.get("reason") in UNSEEN
     return clean | {"has_picture": bool(row["image_id"]) and edition.has_images and not unseen}
 
 
@@ -195,16 +189,20 @@ def image(site: Site, asked: Asked, image_id: str) -> Said:
     published = edition.published_row(image_id)
     group = page_of(scan(edition.ledger, equal("because_of", image_id), limit=GROUP, seconds=SCAN_S), edition)
     unseen = next((UNSEEN[row["reason"]] for row in rows if row["reason"] in UNSEEN), None)
-    unseen = UNSEEN["forgotten"] if image_id in edition.taken_down else unseen
+    is_gone = taken_down(edition, image_id)
+    unseen = UNSEEN["forgotten"] if is_gone else unseen
     for row in group["rows"]:
         row["has_picture"] &= unseen is None or row["image_id"] != image_id
+    known, published = facts(edition, rows), told(published, edition) if published else None
+    if is_gone:
+        rows, known, published = list(map(nameless, rows)), nameless(known), nameless(published) if published else None
     return {
         "head": site.head(edition),
         "image_id": image_id,
         "rows": rows,
         "reference": without_credentials(reference) if reference else None,
-        "published": told(published, edition) if published else None,
-        "facts": facts(edition, rows),
+        "published": published,
+        "facts": known,
         "cell": edition.cell_of(image_id),
         "group": group,
         "unseen": unseen,
@@ -220,6 +218,23 @@ def facts(edition: Edition, rows: list[Said]) -> Said:
             known = image_at(edition, refs, number, FACTS)
             return {name: without_credentials(v) if isinstance(v, str) else v for name, v in known.items()}
     return dict.fromkeys(FACTS)
+
+
+def written(site: Site, number: int, name: str) -> bytes:
+    """A file that was published beside a version; of its report what may still be shown. Raises NotThere."""
+    edition, storage = site.shelf.edition(number), site.shelf.storage
+    file = f"{FOLDER}/{edition.version}/{name}"
+    if not storage.exists(file):
+        raise NotThere(f"{edition.version} has no {name}: a root over vectors has its card only, at /v/N/card")
+    data = storage.read_bytes(file)
+    if not (edition.veil and name.endswith(".html")):
+        return data
+
+    def rows_of(image_ids: set[str], pictured: set[str]) -> list[Said]:
+        rows = scan(edition.ledger, among("image_id", image_ids), limit=MAX_LINES).rows
+        return [*rows, *addressed(edition, [row for row in rows if row["image_id"] in pictured])]
+
+    return edition.veil.page(data.decode(), rows_of).encode()
 
 
 def similar(site: Site, asked: Asked, image_id: str) -> Said:

@@ -10,6 +10,8 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image
 from lvd.flows.shelf import FORGOTTEN, Edition, NotThere
 from lvd.infra.shards import ShardRef
 from lvd.tasks.decode import DecodeError, decode_rgb
+from lvd.tasks.takedowns import host_in
 
 EDGES_PX = {"small": 240, "large": 960}  # of the longer edge; never enlarged
 MAX_PIXELS = 100_000_000  # of an image that is shown; one takes 4 bytes a pixel, a WebP 16, see `decode`
@@ -60,7 +63,7 @@ class Pictures:
 def check_shown(edition: Edition, image_id: str) -> None:
     """Raises NotShown if a row of the ledger, or a record of a takedown, says that the picture is not to be seen."""
     reasons = {row["reason"] for row in edition.rows_of(image_id)}
-    if image_id in edition.taken_down:
+    if taken_down(edition, image_id):
         reasons.add(FORGOTTEN)
     for reason, why in UNSEEN.items():
         if reason in reasons:
@@ -74,6 +77,20 @@ def is_shown(edition: Edition, image_id: str) -> bool:
     except NotShown:
         return False
     return True
+
+
+def taken_down(edition: Edition, image_id: str) -> bool:
+    """Whether a record of a takedown means the image: by its id, or by the key or the URL of one of its rows."""
+    rows = edition.rows_of(image_id) if edition.veil else []
+    return edition.veil.record(image_id, chain(rows, addressed(edition, rows))) is not None
+
+
+def addressed(edition: Edition, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The stored images of rows of the ledger whose keys are no URLs, with the URLs that they have."""
+    for row in rows if edition.veil.asks_for_urls else ():
+        if not host_in(row["key"]) and (place := place_of(edition, row["position"])):
+            _, refs, number = place
+            yield image_at(edition, refs, number, ["image_id", "key", "url"])
 
 
 def stored(edition: Edition, image_id: str) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lvd.flows.export_asked import ask, version_at
-from lvd.flows.export_place import CARD, MANIFEST, SUMS, begun, check_still_allowed
+from lvd.flows.export_place import CARD, MANIFEST, SUMS, begun
 from lvd.flows.export_records import record, remove, without_user
 from lvd.flows.exporting import export_version
 from lvd.flows.hub_answers import answered
@@ -179,7 +179,6 @@ def check(manifest: dict[str, Any], dataset: StageDir, storage: Storage) -> None
             f"--export must hold an export of {dataset.fingerprint} as it is now, {asked.place!r} holds one of before "
             "images were taken down: export it again, to another place"
         )
-    check_still_allowed(asked, manifest)
 
 
 def contents(api: Any, repo_id: str) -> dict[str, str | None]:

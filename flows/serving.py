@@ -20,7 +20,7 @@ from lvd.flows import pages, rendering
 from lvd.flows.pages import Site
 from lvd.flows.pictures import EDGES_PX, tag
 from lvd.flows.questions import Asked, Busy, Malformed
-from lvd.flows.shelf import FOLDER, NotThere
+from lvd.flows.shelf import NotThere
 from lvd.infra.errors import InputError, RetryableError, ShardError
 from lvd.infra.guard import APART, Guard
 
@@ -158,11 +158,7 @@ def written(site: Site, name: str) -> Any:
     """A file that was published beside a version. The report runs apart from the other pages."""
 
     def answer(request: Request) -> Response:
-        edition = site.shelf.edition(number_in(request.path_params["v"]))
-        file = f"{FOLDER}/{edition.version}/{name}"
-        if not site.shelf.storage.exists(file):
-            raise NotThere(f"{edition.version} has no {name}: a root over vectors has its card only, at /v/N/card")
-        data = site.shelf.storage.read_bytes(file)
+        data = pages.written(site, request.path_params["v"], name)
         if name.endswith(".html"):
             return Response(data, media_type="text/html", headers=APART)
         return Response(data, media_type="text/plain")

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
+from lvd.flows.veiling import Veil, said
 from lvd.infra.errors import InputError
 from lvd.infra.places import Batches
 from lvd.infra.shards import READERS, ShardRef, StageDir
@@ -28,7 +29,6 @@ PUBLISHED = [
     *("width", "height"),
 ]
 RUN = re.compile(r"(?P<run_id>[0-9]{8}T[0-9]{6}Z-v(?P<number>[1-9][0-9]*))\.json")
-IMAGE_ID = re.compile(rb'"([0-9a-f]{32})"')
 MAX_COUNTED = 5_000_000  # rows of a ledger whose reasons are counted when somebody first asks
 MAX_ROWS_OF_ONE = 200  # of the ledger, of one image
 
@@ -112,14 +112,12 @@ class Edition:
             return []
         collections = [one for one in self.record["collections"] if one["role"] != "pool"]
         names = {d: f"{one['role']} {one['name']}" for one in collections for d in one["images"]}
-        return [(said, d, Columns(self.at(d).shards(), ["image_id", "key"])) for d, said in names.items()]
+        return [(name, d, Columns(self.at(d).shards(), ["image_id", "key"])) for d, name in names.items()]
 
     @once
-    def taken_down(self) -> set[str]:
-        """Every image id that a record of a takedown names, whatever the version; all else there are longer hashes."""
-        storage = Storage(self.root)
-        records = (storage.read_bytes(f"{FORGOTTEN}/{name}") for name in storage.names(FORGOTTEN))
-        return {found.decode() for record in records for found in IMAGE_ID.findall(record)}
+    def veil(self) -> Veil:
+        """The takedowns, whatever the version knows of them."""
+        return Veil(self.root)
 
     @once
     def endings(self) -> list[dict[str, Any]]:
@@ -151,22 +149,29 @@ class Edition:
 
     def fates(self, image_id: str) -> list[dict[str, Any]]:
         """These rows with `cause`: what the image is, in words, that each was dropped because of."""
-        from lvd.flows.inquiry import described
 
         rows = self.rows_of(image_id)
         causes: dict[str, str] = {}
         for cause in {row["because_of"] for row in rows if row["because_of"]}:
-            found = sorted(self.rows_of(cause), key=lambda row: row["state"] == "kept")
-            if said := self.reference(cause) or (described(found[-1]) if found else None):
-                causes[cause] = said
+            if words := self.reference(cause) or self._candidate(cause):
+                causes[cause] = words
         return [{**row, "cause": causes.get(row["because_of"])} for row in rows]
 
     def reference(self, image_id: str) -> str | None:
         """The key and the collection of an image of a benchmark or curated collection; None if it is none."""
-        for said, _, images in reversed(self.others):
+        for collection, _, images in reversed(self.others):
             if found := images.of_id(image_id, 1):
-                return f"{found[0]['key']} ({said})"
+                record = self.veil.record_of_row(found[0])
+                return said(record) if record else f"{found[0]['key']} ({collection})"
         return None
+
+    def _candidate(self, image_id: str) -> str | None:
+        """What a candidate with these bytes is, in words; None if there is none."""
+        from lvd.flows.inquiry import described
+
+        found = sorted(self.rows_of(image_id), key=lambda row: row["state"] == "kept")
+        record = self.veil.record_of_row(found[-1]) if found else None
+        return said(record) if record else described(found[-1]) if found else None
 
     def published_row(self, image_id: str) -> dict[str, Any] | None:
         """What was published of an image, with its position; None if it was not."""

@@ -28,7 +28,7 @@ def show_taken(taken: Taken) -> None:
     elif taken.record:
         console.print("the next version is without them; --now takes them out of those that are there")
     for export in taken.exports:
-        console.print(f"export   {escape(export)}: cannot be reached from here, export it again")
+        console.print(f"export   {escape(export)} has some: once the versions have none, `lvd export` makes it anew")
 
 
 def show_record(root: str, row: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """What is like a stored image: its copies and neighbours by the vectors and hashes that the last run left of it.
 
-The answer is that of `lvd find` for its file. A model is needed only for an image that was dropped before the last run
-made the vector that is compared. Cost: as of `lvd find`, one pass over the vectors of all images.
+The answer is that of `lvd find` for its file: what was taken down is not named. A model is needed only for an image
+that was dropped before the last run made the vector that is compared. Cost: as of `lvd find`, one pass over the vectors
+of all images.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ from lvd.flows import finding
 from lvd.flows.finding import MAX_COPIES, OWN_AND_REPEATED, Looked, Picture
 from lvd.flows.found import Finding
 from lvd.flows.stored import Stored, split
+from lvd.flows.veiling import Veil
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, read_schema, read_table
 from lvd.tasks import adjusting
@@ -47,7 +49,8 @@ def like_stored(root: str, image_id: str, key: str, data: bytes | None, neighbou
     hits = [*in_pool, *in_references, *hashed, *near]
     references = [hit for hit in hits if finding.is_reference(hit.directory)]
     register = finding.Register(stored, {hit.image_id for hit in hits} | {image_id}, references)
-    return finding.finding(picture, looked, register, stored.thresholds, neighbours)
+    said = picture, looked, register, stored.thresholds, neighbours
+    return finding.veiled(*said, veil) if (veil := Veil(root)) else finding.finding(*said)
 
 
 def vector_of(

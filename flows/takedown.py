@@ -13,13 +13,15 @@ from lvd.flows.erasing import Erased, erase
 from lvd.flows.finding import Picture, findings, picture_at
 from lvd.flows.forgetting import across
 from lvd.flows.inquiry import last_run
+from lvd.flows.outdated_exports import outdated
 from lvd.flows.stored import Stored
+from lvd.flows.versions import records
 from lvd.infra.errors import InputError
-from lvd.infra.lease import lease
+from lvd.infra.lease import check_free, lease
 from lvd.infra.shards import StageDir, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import takedowns
-from lvd.tasks.forgetting import gone_with, marks
+from lvd.tasks.forgetting import copies_in, gone_with, marks
 from lvd.tasks.takedowns import Record, Takedowns, is_among
 
 COMMENT = re.compile(r"(?:^|\s)#.*")  # a URL can have a # too
@@ -79,14 +81,15 @@ class Taken(BaseModel, frozen=True):
     published: int = 0  # in the last version, before anything was erased
     version: str | None = None
     erased: Erased | None = None
-    exports: tuple[str, ...] = ()  # what was made before, and cannot be reached
+    exports: tuple[str, ...] = ()  # what was made of versions that had it, and has it still
 
 
 def forget(root: str, asked: Asked, *, now: bool = False, by: str | None = None, reason: str | None = None) -> Taken:
     """Writes the record of a takedown; the next version is without what it means, and without all copies of it.
 
     now: the published versions and the stored bytes as well, of this record and of all before it.
-    Raises InputError, before anything is written, if nothing is asked for or the root cannot be asked.
+    Raises InputError, before anything is written, if nothing is asked for, the root cannot be asked, or a run holds it
+    that `now` would have to wait for.
     """
     storage = Storage(root)
     if not storage.names(""):
@@ -97,11 +100,13 @@ def forget(root: str, asked: Asked, *, now: bool = False, by: str | None = None,
     is_asked = bool(record.urls or record.domains or record.image_ids or record.images)
     if not is_asked and not now:
         raise InputError("something must be named to be forgotten, was nothing: --url, --domain, --image-id or --image")
-    taken = Taken(record=None, exports=exports(storage))
+    if now:
+        check_free(storage)
+    runs, taken = runs_to_ask(storage, last) if last else [], Taken(record=None)
     if is_asked:
         if last is not None:
             record = record.model_copy(update={"found": tuple(sorted(copies_of(root, asked.images)))})
-            taken, found = looked_up(storage, last, record, taken)
+            taken, found = looked_up(storage, runs, record, taken)
             ids = {*record.image_ids, *record.images}
             record = record.model_copy(update={"found": tuple(sorted({*record.found, *found} - ids))})
         takedowns.write_record(storage, record)
@@ -110,15 +115,34 @@ def forget(root: str, asked: Asked, *, now: bool = False, by: str | None = None,
         with lease(storage):
             storage.remove_temporary()
             known = Takedowns.read(storage)
-            gone = {*known.image_ids, *(gone_in(storage, last, known) if last else ())}
-            taken = taken.model_copy(update={"erased": erase(storage, known, gone)})
-    return taken
+            gone = known.image_ids | gone_in(storage, runs, known)
+            erased = erase(storage, known, gone, near_groups(storage, runs, gone))
+            taken = taken.model_copy(update={"erased": erased})
+    return taken.model_copy(update={"exports": outdated(storage)})
 
 
-def looked_up(storage: Storage, last: dict, record: Record, taken: Taken) -> tuple[Taken, set[str]]:
+def runs_to_ask(storage: Storage, last: dict) -> list[dict]:
+    """The record of the last run, then of those before it that had images which no later one has: only they know which
+    copies these had."""
+    found, seen = [last], images_of(last)
+    for _, record in reversed(list(records(storage))):
+        mine = images_of(record)
+        if "copies" in record["directories"] and not mine <= seen:
+            needed = [record["directories"]["copies"][0], *mine]
+            found += [record] if all(directory(storage, name).is_complete() for name in needed) else []
+            seen |= mine
+    return found
+
+
+def images_of(record: dict) -> set[str]:
+    """The directories of images that a run had."""
+    return {name for collection in record["collections"] for name in collection["images"]}
+
+
+def looked_up(storage: Storage, runs: list[dict], record: Record, taken: Taken) -> tuple[Taken, set[str]]:
     """How much of the last run a record means, and the image ids that it means by itself or by their copies."""
-    known = Takedowns([record])
-    gone = gone_in(storage, last, known)
+    last, known = runs[0], Takedowns([record])
+    gone = gone_in(storage, runs, known)
     counts, contents = [], set()
     for collection in last["collections"]:
         images = 0
@@ -137,12 +161,23 @@ def looked_up(storage: Storage, last: dict, record: Record, taken: Taken) -> tup
     return taken.model_copy(update=found), gone
 
 
-def gone_in(storage: Storage, last: dict, known: Takedowns) -> set[str]:
-    """The image ids of the last run that records mean by id or URL, and of all copies of these."""
-    names = dict.fromkeys(name for collection in last["collections"] for name in collection["images"])
-    marked = [marks(ref, known) for name in names for ref in directory(storage, name).shards()]
-    survivors = directory(storage, last["directories"]["copies"][0])
-    return set(gone_with(marked, survivors.shards(), across(survivors)))
+def gone_in(storage: Storage, runs: list[dict], known: Takedowns) -> set[str]:
+    """The image ids of these runs that records mean by id or URL, and of all copies of these."""
+    gone: set[str] = set()
+    for run in runs:
+        marked = [marks(ref, known) for name in sorted(images_of(run)) for ref in directory(storage, name).shards()]
+        survivors = directory(storage, run["directories"]["copies"][0])
+        gone |= gone_with(marked, survivors.shards(), across(survivors), gone).keys()
+    return gone
+
+
+def near_groups(storage: Storage, runs: list[dict], image_ids: set[str]) -> dict[str, str]:
+    """image id → that of the image that it is a near duplicate of, as the latest run that has both says."""
+    found: dict[str, str] = {}
+    for run in reversed(runs):
+        fates = directory(storage, run["directories"]["copies"][0]).shards()
+        found |= dict(copies_in(fates, image_ids, ("near_duplicate",)))
+    return found
 
 
 def copies_of(root: str, images: tuple[str, ...]) -> set[str]:
@@ -204,12 +239,6 @@ def kind_of(entry: str) -> str | None:
     except ValueError:
         return None
     return "domain"
-
-
-def exports(storage: Storage) -> tuple[str, ...]:
-    """Where copies of this root's versions lie, as far as it has records of them."""
-    records = (storage.read_json(f"exports/{name}") for name in storage.names("exports") if name.endswith(".json"))
-    return tuple(sorted({f"{record['out']} ({record['version']})" for record in records}))
 
 
 def directory(storage: Storage, name: str) -> StageDir:

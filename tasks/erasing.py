@@ -4,6 +4,7 @@ A file is written anew and takes the place of the old one in one step, and only 
 erasing goes on where it was interrupted, and what it has nothing to do with keeps its bytes.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lvd.infra.storage import Storage
+from lvd.tasks import schemas
 from lvd.tasks.takedowns import FORGOTTEN, alias_of
 
 Change = Callable[[pa.Table], pa.Table]  # gives the very same table if nothing in it has to change
@@ -87,6 +89,28 @@ def without_names(table: pa.Table, gone: np.ndarray) -> pa.Table:
             change = BLANKS[field.name]
         columns.append(column if change is None else _changed(column, gone, change))
     return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def without_thumbnails(table: pa.Table, gone: np.ndarray, groups: dict[str, str]) -> pa.Table:
+    """Measures whose gone rows have noise for a thumbnail, by which nobody sees or finds the picture.
+
+    It is that of the image's group, as a hash gives it: near duplicates of one another stay so, and are none of others,
+    so that no decision comes out otherwise. groups: image id → its group, for those in one.
+    """
+    if not gone.any():
+        return table
+    column, names = table["thumbnail"], table["image_id"].to_pylist()
+    width = schemas.MEASURES.field("thumbnail").type.byte_width
+    pairs = zip(column.to_pylist(), names, gone.tolist(), strict=True)
+    values = [noise(groups.get(name, name), width) if g else old for old, name, g in pairs]
+    made = pa.chunked_array([pa.array(values, column.type)])
+    place = table.schema.get_field_index("thumbnail")
+    return table if made.equals(column) else table.set_column(place, table.schema.field(place), made)
+
+
+def noise(name: str, width: int) -> bytes:
+    """So many bytes that follow from a name, and tell nothing of it."""
+    return hashlib.shake_256(name.encode()).digest(width)
 
 
 def _changed(column: pa.ChunkedArray | pa.Array, gone: np.ndarray, change: Callable[[Any], Any]) -> pa.Array:

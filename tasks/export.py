@@ -12,7 +12,7 @@ shuffle, images that follow one another are read together: 4 MB at a time.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +22,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.errors import InputError, ShardError
+from lvd.infra.errors import ShardError
 from lvd.infra.pictures import IMAGE, OFFSET, READERS, SIZE, pictures, without_pictures
 from lvd.infra.runs import SortedRun, read_range
 from lvd.infra.shards import ShardRef, StageDir, read_batches, read_schema, with_large_texts
@@ -30,7 +30,6 @@ from lvd.infra.storage import Storage
 from lvd.infra.writing import write_shard
 from lvd.tasks import layouts
 from lvd.tasks.algorithms.permutation import permuted
-from lvd.tasks.takedowns import Takedowns
 
 SCHEMA = pa.schema(  # the files that an export's shard came to
     [("name", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string()), ("rows", pa.int64())]
@@ -63,17 +62,13 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
 @task(name="order", persist_result=False, cache_policy=NO_CACHE)
 def order_shard(dataset: StageDir, first: int, stop: int, target: ShardRef, config: Config) -> ShardRef:
-    """The rows of the shards [first, stop) of a dataset by their places in the export, and where their images lie.
-
-    Raises InputError if one of them was taken down since it was published.
-    """
+    """The rows of the shards [first, stop) of a dataset by their places in the export, and where their images lie."""
     refs = dataset.shards()
     total = sum(ref.rows for ref in refs)
     fields = [field for field in read_schema(refs[0]) if field.name != IMAGE]
     own = [(PLACE, pa.int64()), (SHARD, pa.int32()), (OFFSET, pa.int64()), (SIZE, pa.int64())]
     schema = pa.schema([*own, *fields])
     tables = [_placed(refs[number], number, total, config, schema) for number in range(first, stop)]
-    check_takedowns(dataset, tables)
     table = with_large_texts(pa.concat_tables(tables))
     table = table.take(pa.array(np.argsort(table[PLACE].to_numpy())))
     said = config.model_dump(include={"shuffle", "seed"})
@@ -85,7 +80,7 @@ def order_shard(dataset: StageDir, first: int, stop: int, target: ShardRef, conf
 
 def _placed(ref: ShardRef, number: int, total: int, config: Config, schema: pa.Schema) -> pa.Table:
     """The rows of one shard, in their own order, each with its place in the export."""
-    parts = [one.combine_chunks().take(pa.array(np.arange(len(one)))) for one in without_images(ref)]
+    parts = [one.combine_chunks().take(pa.array(np.arange(len(one)))) for one in _small(ref)]
     table = pa.concat_tables(parts) if parts else schema.empty_table()
     rows = ref.first_row + np.arange(len(table))
     places = permuted(rows, total, seed=config.seed) if config.shuffle else rows
@@ -93,7 +88,7 @@ def _placed(ref: ShardRef, number: int, total: int, config: Config, schema: pa.S
     return pa.table({name: own[name] if name in own else table[name] for name in schema.names}).cast(schema)
 
 
-def without_images(ref: ShardRef) -> Iterator[pa.Table]:
+def _small(ref: ShardRef) -> Iterator[pa.Table]:
     """The batches of a shard without pictures; where the rows have none, with lengths of zero."""
     if IMAGE in read_schema(ref).names:
         yield from without_pictures(ref)
@@ -101,16 +96,6 @@ def without_images(ref: ShardRef) -> Iterator[pa.Table]:
     for batch in read_batches(ref):
         table, zeros = pa.Table.from_batches([batch.replace_schema_metadata(None)]), np.zeros(batch.num_rows, np.int64)
         yield table.append_column(OFFSET, pa.array(zeros)).append_column(SIZE, pa.array(zeros))
-
-
-def check_takedowns(dataset: StageDir, tables: Iterable[pa.Table]) -> None:
-    """Raises InputError if a row of a published version is of what was taken down since, without `--now`."""
-    known = Takedowns.read(dataset.storage)
-    if known and (meant := sum(int(known.kinds(table).astype(bool).sum()) for table in tables)):
-        raise InputError(
-            f"{dataset.fingerprint} must have no image that was taken down, has {meant:,} or more: take them out of it "
-            f"with `lvd forget --now --root {dataset.root}`, or name a version that was made later"
-        )
 
 
 @task(name="export", persist_result=False, cache_policy=NO_CACHE)

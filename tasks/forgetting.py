@@ -25,7 +25,7 @@ from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.components import Edges
 from lvd.tasks.fates import Decision, Fates
-from lvd.tasks.takedowns import ASKED, DOMAIN, FORGOTTEN, FOUND, Takedowns, is_among
+from lvd.tasks.takedowns import ASKED, DOMAIN, FORGOTTEN, FOUND, Takedowns, is_among, texts
 
 SCHEMA = schemas.MARKS
 VERSION = 1
@@ -80,12 +80,13 @@ def closure(seeds: Iterable[str], copies: Callable[[set[str]], Pairs]) -> dict[s
     return found
 
 
-def copies_in(fates: list[ShardRef], wanted: set[str]) -> Iterator[tuple[str, str]]:
+def copies_in(fates: list[ShardRef], wanted: set[str], reasons: tuple[str, ...] = JOINED) -> Iterator[tuple[str, str]]:
     """Every image that was dropped because of another one of the pool, and that one; of pairs that have a wanted id."""
+    ids = texts(wanted)
     for ref in fates:
         table = read_table(ref, ["image_id", "reason", "because_of"])
-        table = table.filter(pc.is_in(table["reason"], value_set=pa.array(JOINED)))
-        near = is_among(table["image_id"], wanted) | is_among(table["because_of"], wanted)
+        table = table.filter(pc.is_in(table["reason"], value_set=pa.array(reasons)))
+        near = is_among(table["image_id"], ids) | is_among(table["because_of"], ids)
         mine = table.filter(pa.array(near))
         yield from zip(mine["image_id"].to_pylist(), mine["because_of"].to_pylist(), strict=True)
 
@@ -102,13 +103,15 @@ def copies_across(fates: list[ShardRef], across: Across | None) -> list[tuple[st
     return list(zip(left, right, strict=True))
 
 
-def gone_with(marked: list[pa.Table], fates: list[ShardRef], across: Across | None) -> dict[str, str]:
+def gone_with(
+    marked: list[pa.Table], fates: list[ShardRef], across: Across | None, known: Iterable[str] = ()
+) -> dict[str, str]:
     """image id → the image that it is forgotten because of, itself if it was asked for or was found before.
 
-    marked: of all collections; fates: those after copies were found.
+    marked: of all collections; fates: those after copies were found; known: more images that are forgotten.
     """
     to_references = copies_across(fates, across)
-    seeds = [one for kind in (ASKED, FOUND) for one in _ids(marked, kind)]
+    seeds = [*(one for kind in (ASKED, FOUND) for one in _ids(marked, kind)), *known]
     return closure(seeds, lambda wanted: chain(copies_in(fates, wanted), to_references))
 
 

@@ -10,6 +10,7 @@ Removing a record takes the takedown back, for all that was not erased by `--now
 import hashlib
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ValidationError
 
 from lvd.infra.errors import InputError
-from lvd.infra.shards import fingerprint
+from lvd.infra.shards import READERS, fingerprint
 from lvd.infra.storage import Storage
 from lvd.tasks.urls import CACHED_HOSTS, domain_of, host_of, normalized_url, punycode
 
@@ -69,11 +70,14 @@ class Takedowns:
             ):
                 for digest in digests:
                     known.setdefault(digest, record)
+        self._ids = {kind: texts(known) for kind, known in ((FOUND, self._found), (ASKED, self._asked)) if known}
 
     @classmethod
     def read(cls, storage: Storage, names: Iterable[str] | None = None) -> "Takedowns":
         """Those of a root; of these records only, if they are named."""
-        return cls(read_record(storage, name) for name in (record_names(storage) if names is None else names))
+        names = record_names(storage) if names is None else names
+        with ThreadPoolExecutor(READERS) as readers:
+            return cls(readers.map(lambda name: read_record(storage, name), names))
 
     def __bool__(self) -> bool:
         return bool(self._urls or self._domains or self._asked or self._found)
@@ -88,6 +92,11 @@ class Takedowns:
         """Of all images that were asked for by id or found, not of what lies on a domain."""
         return {*self._asked, *self._found}
 
+    @property
+    def asks_for_urls(self) -> bool:
+        """Whether something is asked for by its URL or domain."""
+        return bool(self._urls or self._domains)
+
     def kinds(self, table: pa.Table) -> np.ndarray:
         """(n,) object: ASKED, FOUND or DOMAIN of the rows that are meant, None of the others.
 
@@ -101,17 +110,26 @@ class Takedowns:
             if self._domains:
                 found[[self._domain_record(text) is not None for text in column]] = DOMAIN
         if "image_id" in table.schema.names:
-            for kind, known in ((FOUND, self._found), (ASKED, self._asked)):
-                if known:
-                    found[is_among(table["image_id"], known)] = kind
+            for kind, known in self._ids.items():
+                found[is_among(table["image_id"], known)] = kind
         for name in names if self._urls else ():
             found[[url_digest(text) in self._urls if text else False for text in table[name].to_pylist()]] = ASKED
         return found
 
-    def record_of(self, image_id: str | None, key: str | None) -> Record | None:
-        """The first record that means an image of that id or key."""
-        known = self._asked.get(image_id) or self._found.get(image_id)
-        return known or (self._urls.get(url_digest(key)) or self._domain_record(key) if key else None)
+    def record_of(self, image_id: str | None, *names: str | None) -> Record | None:
+        """The first record that means an image of that id, or of one of these keys and URLs."""
+        if known := self._asked.get(image_id) or self._found.get(image_id):
+            return known
+        meant = (self._named(name) for name in names if name)
+        return next((record for record in meant if record), None)
+
+    def _named(self, name: str) -> Record | None:
+        """The record that means a key or URL."""
+        return (self._urls.get(url_digest(name)) if self._urls else None) or self._domain_record(name)
+
+    def means_domain(self, host: str) -> bool:
+        """Whether all that lies on a host was taken down."""
+        return self._domain_record(f"https://{host}/") is not None
 
     def _domain_record(self, key: str | None) -> Record | None:
         if not self._domains or not key:
@@ -137,9 +155,15 @@ def write_record(storage: Storage, record: Record) -> None:
     storage.write_json(record.name, record.model_dump(mode="json"))
 
 
-def is_among(column: pa.ChunkedArray, names: Iterable[str]) -> np.ndarray:
+def texts(names: Iterable[str]) -> pa.Array:
+    """Names as `is_among` takes them for many columns."""
+    return pa.array(list(names), pa.string())
+
+
+def is_among(column: pa.ChunkedArray, names: pa.Array | Iterable[str]) -> np.ndarray:
     """(n,) bool: the value is one of these."""
-    return pc.fill_null(pc.is_in(column, value_set=pa.array(sorted(names), pa.string())), False).to_numpy(False)
+    known = names if isinstance(names, pa.Array) else texts(names)
+    return pc.fill_null(pc.is_in(column, value_set=known), False).to_numpy(False)
 
 
 def url_digest(key: str) -> str:

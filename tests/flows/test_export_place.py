@@ -13,7 +13,6 @@ from lvd.infra.errors import InputError
 from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
 from lvd.tasks import export as export_stage
-from lvd.tasks.takedowns import Record, write_record
 from lvd.tests import versions_planted
 from lvd.tests.exports import exported_here
 
@@ -80,25 +79,6 @@ def test_of_two_exports_to_one_place_one_claims_it(local_root: str, tmp_path: Pa
     assert [one["seed"] for one in records(local_root)] == [1]
 
 
-def taken_down(root: str, *image_ids: str) -> None:
-    """Records a takedown of these images, without `--now`."""
-    write_record(Storage(root), Record(date=f"2026-01-0{len(image_ids)}T00:00:00Z", image_ids=image_ids))
-
-
-def test_what_was_taken_down_is_not_exported(local_root: str, tmp_path: Path) -> None:
-    rows = versions_planted.published(local_root)
-    config, out = export_stage.Config(kind="parquet"), [str(tmp_path / str(number)) for number in range(3)]
-    exported_here(local_root, out[0], config)
-    taken_down(local_root, "0" * 32)
-    assert exported_here(local_root, out[0], config) == {}  # of an image that it does not have
-    assert exported_here(local_root, out[1], config)["export"] == 1
-    taken_down(local_root, "0" * 32, rows[20]["image_id"])
-    for folder in (*out, out[2]):  # finished, and new: begun now, and gone on with
-        with pytest.raises(InputError, match=r"v1 must have no image that was taken down, has 1 .*forget --now --root"):
-            exported_here(local_root, folder, config)
-    assert not (tmp_path / "2/data").exists()
-
-
 def test_a_takedown_while_an_export_is_under_way_ends_it(local_root: str, tmp_path: Path) -> None:
     versions_planted.published(local_root)
     asked = ask(local_root, str(tmp_path / "out"), export_stage.Config(kind="parquet"), None)
@@ -109,27 +89,26 @@ def test_a_takedown_while_an_export_is_under_way_ends_it(local_root: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_of_before_a_takedown_is_not_taken_for_one_of_now(local_root: str, tmp_path: Path) -> None:
-    versions_planted.published(local_root)
-    config, out = export_stage.Config(kind="parquet"), str(tmp_path / "out")
-    exported_here(local_root, out, config)
-    versions_planted.published(local_root, shards=(7, 0, 11, 5))
-    with pytest.raises(InputError, match="or of v1 before images were taken down: choose another place, or remove"):
-        exported_here(local_root, out, config)
-    shutil.rmtree(out)
-    exported_here(local_root, out, config)
-    assert [(one["out"], one["images"]) for one in records(local_root)] == [(out, TOTAL - 1)]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_export_with_a_file_cut_short_is_not_taken_for_whole(local_root: str, tmp_path: Path, kind: str) -> None:
     versions_planted.published(local_root)
     config, out = export_stage.Config(kind=kind, shard_images=9), tmp_path / "out"
     exported_here(local_root, str(out), config)
     cut = max((path for path in out.rglob("*") if path.suffix in (".tar", ".parquet", ".png")), key=str)
+    (out / "notes.txt").write_text("mine")
+    assert exported_here(local_root, str(out), config) == {}
     cut.write_bytes(cut.read_bytes()[:-1])
     with pytest.raises(InputError, match="is gone or cut short: remove what is there"):
         exported_here(local_root, str(out), config)
+
+
+def test_the_root_knows_of_a_place_what_is_there_now(local_root: str, tmp_path: Path) -> None:
+    versions_planted.published(local_root)
+    out = str(tmp_path / "out")
+    for seed in range(2):
+        exported_here(local_root, out, export_stage.Config(kind="parquet", seed=seed))
+        shutil.rmtree(out)
+    assert [(one["out"], one["seed"]) for one in records(local_root)] == [(out, 1)]
 
 
 def test_no_message_has_the_password_of_a_place(local_root: str) -> None:

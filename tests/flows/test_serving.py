@@ -11,6 +11,7 @@ from lvd.flows import pages, serving
 from lvd.flows.shelf import Shelf
 from lvd.infra.storage import Storage
 from lvd.tasks import models
+from lvd.tasks.takedowns import Record, write_record
 from lvd.tests.answers import image_id
 from lvd.tests.miniature import Miniature
 from lvd.tests.running import Curated
@@ -276,9 +277,9 @@ def test_what_was_taken_down_or_is_unsafe_is_not_shown(local_root: str, monkeypa
             assert "Not shown: " in page and "/picture/" not in page
         monkeypatch.undo()
         assert site.page("/ledger").count("/picture/") == 3
-        record = {"images": [rows[3]["image_id"]], "url": "f" * 64}  # the ledger knows nothing of it yet
-        Storage(local_root).write_json("forgotten/20260102T000000Z-x.json", record)
-        assert Shelf(local_root).edition().taken_down == {rows[3]["image_id"]}
+        record = Record(date="2026-01-02T00:00:00Z", images=(rows[3]["image_id"],))  # no ledger knows it
+        write_record(Storage(local_root), record)
+        assert Shelf(local_root).edition().veil
     with served(local_root) as site:
         assert [site.ask(f"/picture/{rows[n]['image_id']}").status for n in (0, 3)] == [200, 404]
         assert site.page("/v/1/images").count("/picture/") == 1

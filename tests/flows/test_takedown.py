@@ -1,10 +1,12 @@
 """A picture with nine copies, two addresses, a domain and a curated image are taken down; the crawl brings them again.
 
-One chain: a version, the takedowns, a further night, a version, and then what `--now` erases.
+One chain: a version and an export of it, the takedowns, a further night, a version, what `--now` erases, a last night.
 """
 
+import base64
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -22,14 +24,20 @@ from lvd.flows.inquiry import directories, fates_of, last_run
 from lvd.flows.recipe import load
 from lvd.flows.show import show_why
 from lvd.flows.takedown import Asked, Taken
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
 from lvd.infra.shards import StageDir, read_table
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
+from lvd.tasks import patches
+from lvd.tasks.export import Config
 from lvd.tasks.takedowns import alias_of
 from lvd.tests.answers import image_id
 from lvd.tests.copying import NEAR_COPIES, jpeg
 from lvd.tests.drawing import CLASSES, draw
+from lvd.tests.exports import exported_here
 from lvd.tests.running import data_files, lvd
+from lvd.tests.shelved import served
 
 STAR, LINKED, ALONE, LOWER, TENTH, ELEVENTH = 0, 1, 2, 3, 10, 11  # what is taken down
 NEAR = ("reencode_q40", "resize_half", "crop_2_percent", "text", "webp", "brighter", "reencode_q60")
@@ -65,9 +73,15 @@ NIGHT_1 = {
 NIGHT_2 = {
     "https://new.example/star-again.jpg": file_of(STAR),
     "https://new.example/star-other.jpg": copied(STAR, "resize_three_quarters"),
+    "https://new.example/tenth-small.jpg": copied(TENTH, "resize_half"),
     "https://one.example/linked.jpg": file_of(LATER + 1),
     "https://www.gone.example/more.jpg": file_of(LATER + 2),
     "https://new.example/fresh.jpg": file_of(LATER + 3),
+}
+NIGHT_3 = {
+    "https://last.example/star.jpg": file_of(STAR),
+    "https://last.example/star-darker.jpg": copied(STAR, "darker"),
+    "https://last.example/new.jpg": file_of(LATER + 4),
 }
 STARS = [
     data for url, data in (NIGHT_1 | NIGHT_2).items() if "star" in url or url.endswith(tuple(f"{n}.jpg" for n in NEAR))
@@ -80,7 +94,7 @@ OF_DOMAIN = [
 FORGOTTEN_URLS = [
     *(url for url, data in (NIGHT_1 | NIGHT_2).items() if data in STARS),
     *("https://one.example/linked.jpg", "https://two.example/linked-again.jpg", "https://two.example/tenth.jpg"),
-    *("https://one.example/eleventh.jpg", *OF_DOMAIN),
+    *("https://one.example/eleventh.jpg", "https://new.example/tenth-small.jpg", *OF_DOMAIN),
 ]
 FORGOTTEN = {
     *(image_id(data) for url, data in (NIGHT_1 | NIGHT_2).items() if url in FORGOTTEN_URLS),
@@ -134,12 +148,34 @@ class Taking:
         self.first = data_files(Path(self.root))
         self.page = self.storage.read_bytes("curated/v1/report.html").decode()
         self.before = {found.stage for found in directories(self.root)}
+        self.export()
         self.taken = self.forget()
+        self.seen = self.look()
         write_tar(base / "tars/night-2.tar", NIGHT_2)
-        self.run()
+        self.said = self.run()
 
-    def run(self) -> str:
-        process = lvd("run", str(self.base / "recipe.yaml"), "--root", self.root, home=self.base / "prefect")
+    def export(self, root: str | None = None) -> bytes:
+        """All bytes of an export of the first version, made there or made anew."""
+        out = self.base / "export"
+        exported_here(root or self.root, str(out), Config(kind="webdataset"), "v1")
+        shutil.rmtree(out / ".lvd", ignore_errors=True)
+        return b"".join(path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file())
+
+    def look(self) -> tuple[str, dict[str, int]]:
+        """What `lvd serve` says of the first version, and how it answers for the picture of every image."""
+        rows = self.ledger("v1")
+        with served(self.root) as site:
+            shown = {row["image_id"]: site.ask(f"/picture/{row['image_id']}?v=1").status for row in rows}
+            star = next(row["image_id"] for row in rows if row["image_id"] == image_id(file_of(STAR)))
+            paths = ["/ledger?limit=1000", "/v/1/images?limit=1000", f"/image/{star}", f"/image/{star}/similar"]
+            paths += [f"/image/{image_id(file_of(4))}/similar"]
+            answers = [site.ask(path) for path in (*paths, *(f"/api{path}" for path in paths), "/v/1/report")]
+        assert {answer.status for answer in answers} == {200}
+        return "\n".join(answer.text for answer in answers), shown
+
+    def run(self, root: str | None = None) -> str:
+        root = root or self.root
+        process = lvd("run", str(self.base / "recipe.yaml"), "--root", root, home=self.base / "prefect")
         assert process.returncode == 0, process.stderr[-4000:]
         return process.stdout
 
@@ -191,6 +227,7 @@ def test_the_next_version_has_none_of_them_although_the_crawl_brings_them_again(
     assert gone == FORGOTTEN
     assert all((row["state"], row["stage"]) == ("dropped", "forgotten") for row in rows if row["image_id"] in FORGOTTEN)
     assert last_run(taking.storage)["ledger"]["kept"] == len(KEPT)
+    assert "1 of the images taken down lie in no source" in " ".join(taking.said.split())  # the file star.webp
 
 
 def test_a_copy_that_comes_later_names_the_image_that_it_went_with(taking: Taking) -> None:
@@ -279,7 +316,97 @@ def erased(taking: Taking) -> tuple[str, Taken]:
     """A copy of the root from which everything is erased, and what the call said."""
     root = str(taking.base / "erased")
     shutil.copytree(taking.root, root)
+    target = StageDir(root=root, stage="patches", fingerprint="a")  # as a model that looks at patches leaves it
+    with write_shard(target.planned(1)[0], patches.SCHEMA, {}) as shard:
+        shard.keep({"image_id": image_id(file_of(STAR)), "key": "star", "seen": picture(STAR).tobytes()})
+    commit(target, 1, config={}, inputs={})
     return root, takedown.forget(root, Asked(), now=True)
+
+
+def thumbnails(root: str) -> set[bytes]:
+    """The 32 × 32 pixels of what was taken down."""
+    found = [StageDir(root=root, stage="screen", fingerprint=name) for name in Storage(root).names("screen")]
+    rows = [row for target in found for ref in target.shards() for row in read_table(ref).to_pylist()]
+    return {row["thumbnail"] for row in rows if row["image_id"] in FORGOTTEN}
+
+
+def pictures_of(page: str) -> set[str]:
+    """What a report has for pictures of what was taken down, as Base64."""
+    found = re.findall(r'src="data:[^,"]*,([^"]+)" data-image-id="([0-9a-f]{32})"', page)
+    return {data for data, one in found if one in FORGOTTEN}
+
+
+def test_a_picture_with_nine_copies_is_gone_from_everything_but_a_record(
+    taking: Taking, erased: tuple[str, Taken], tmp_path: Path
+) -> None:
+    """The dataset, its exports, the report and its thumbnails, what the model saw, what `lvd find` and `serve` say."""
+    root, taken = erased
+    stars = {image_id(data) for data in STARS}
+    drawn, small, files = pictures_of(taking.page), thumbnails(taking.root), sorted(Path(root).rglob("*"))
+    assert len(drawn) > 5 and len(small) > 10
+    assert published(taking.root, "v1") & stars and not (published(root, "v1") | published(root, "v2")) & FORGOTTEN
+    sought = [*small, picture(STAR).tobytes(), *STARS]
+    sought += [form for data in drawn for form in (data.encode(), base64.b64decode(data))]
+    before = b"".join(path.read_bytes() for path in Path(taking.root).rglob("*") if path.is_file())
+    assert sum(one in before for one in sought) > len(small) + len(drawn)
+    held = {path: path.read_bytes() for path in files if path.is_file()}
+    assert not [path for path, data in held.items() if any(one in data for one in sought)]
+    named = {
+        path.relative_to(root).parts[0] for path, data in held.items() if any(one.encode() in data for one in stars)
+    }
+    assert "forgotten" in named and not named & {"published", "patches"}  # and rows of measures, which are keyed by it
+    assert taken.exports == (f"{taking.base / 'export'} (webdataset of v1)",)
+    (export,) = [one for one in (taking.base / "export").glob("*.tar")]
+    assert any(one in export.read_bytes() for one in STARS)
+    anew = taking.export(root)
+    assert not [one for one in (*STARS, *(name.encode() for name in stars)) if one in anew]
+    assert takedown.forget(root, Asked(), now=True).exports == ()
+    (tmp_path / "star.jpg").write_bytes(file_of(STAR))
+    (tmp_path / "copy.jpg").write_bytes(copied(STAR, "caption"))
+    for found in find(root, [str(tmp_path)], neighbours=50):
+        assert "taken down on 20" in found.verdict and not found.published
+        assert not {image.image_id for image in (*found.copies, *found.neighbours)} & FORGOTTEN
+
+
+def test_serve_shows_and_names_none_of_them_before_the_next_version(taking: Taking) -> None:
+    text, shown = taking.seen
+    assert {one for one, status in shown.items() if status == 404} == FORGOTTEN & shown.keys()
+    rows = [row for row in taking.ledger("v1") if row["image_id"] in FORGOTTEN]
+    of_domain = {image_id(NIGHT_1[url]) for url in OF_DOMAIN if url in NIGHT_1}  # which the ledger knows by their tar
+    keys = {row["key"] for row in rows if row["image_id"] not in of_domain}
+    assert len(keys) > 10 and not [one for one in (*keys, *pictures_of(taking.page), "gone.example") if one in text]
+    assert "taken down on 20" in text and image_id(file_of(4)) in text
+
+
+def test_a_version_with_them_is_not_exported(taking: Taking) -> None:
+    with pytest.raises(InputError, match="must hold no image that was taken down, v1 has"):
+        taking.export()
+
+
+@pytest.fixture(scope="module")
+def last_night(taking: Taking, erased: tuple[str, Taken]) -> str:
+    """The erased root after another night."""
+    root = str(taking.base / "last")
+    shutil.copytree(erased[0], root)
+    tar = taking.base / "tars/night-3.tar"
+    write_tar(tar, NIGHT_3)
+    taking.run(root)
+    tar.unlink()  # the other tests know nothing of it
+    return root
+
+
+def test_what_was_erased_goes_on_attracting_its_copies(last_night: str) -> None:
+    """By its descriptor; and nothing that is stored is measured or compared anew."""
+    assert published(last_night, "v3") == KEPT | {image_id(file_of(LATER + 4))}
+    (row,) = fates_of(last_night, image_id(copied(STAR, "darker")))
+    assert (row["stage"], row["because_of"]) == ("forgotten", image_id(file_of(STAR)))
+    storage = Storage(last_night)
+    second, third = (
+        next(storage.read_json(f"runs/{name}") for name in storage.names("runs") if name.endswith(f"-{version}.json"))
+        for version in ("v2", "v3")
+    )
+    for stage in ("screen", "fingerprint", "descriptors"):
+        assert {*second["directories"][stage]} < {*third["directories"][stage]}
 
 
 def test_now_leaves_no_picture_and_no_address_anywhere(taking: Taking, erased: tuple[str, Taken]) -> None:
@@ -288,7 +415,7 @@ def test_now_leaves_no_picture_and_no_address_anywhere(taking: Taking, erased: t
         taken.record is None and set(taken.erased.versions) == {"v1"} and taken.erased.images == len(FORGOTTEN_URLS) + 3
     )
     keys = [row["key"] for row in taking.ledger("v1") if row["image_id"] in FORGOTTEN]
-    words = [*FORGOTTEN_URLS, *keys, "birds/10.jpg", "birds/11.jpg"]
+    words = [*FORGOTTEN_URLS, *keys, "birds/10.jpg", "birds/11.jpg", "gone.example"]
     pictures = [data for url, data in (NIGHT_1 | NIGHT_2).items() if url in FORGOTTEN_URLS]
     pictures += [file_of(number) for number in (TENTH, ELEVENTH)]
     sought = [*(word.encode() for word in words), *(data[len(data) // 2 :][:200] for data in pictures)]
@@ -317,7 +444,9 @@ def test_what_is_left_of_the_versions_is_whole(taking: Taking, erased: tuple[str
     card = storage.read_bytes("curated/v1/README.md").decode()
     assert f"\n{len(first)} images (" in card and "| forgotten |" in card
     record = next(name for name in storage.names("runs") if name.endswith("-v1.json"))
-    assert storage.read_json(f"runs/{record}")["ledger"]["kept"] == len(first)
+    said = storage.read_json(f"runs/{record}")
+    assert said["ledger"]["kept"] == said["published"] == len(first)
+    assert sum(count for _, _, state, _, count in said["endings"] if state == "kept") == len(first)
 
 
 def test_now_touches_nothing_else(taking: Taking, erased: tuple[str, Taken]) -> None:
@@ -325,7 +454,7 @@ def test_now_touches_nothing_else(taking: Taking, erased: tuple[str, Taken]) -> 
     before, after = data_files(Path(taking.root)), data_files(Path(root))
     assert before.keys() == after.keys()
     changed = {name.split("/")[0] for name in before if before[name] != after[name]}
-    assert changed == {"curated", "crawl", "download"}
+    assert changed == {"curated", "published", "crawl", "download", "screen"}
     assert not [name for name in before if name.startswith("curated/v2") and before[name] != after[name]]
 
 
@@ -334,9 +463,9 @@ def test_now_that_is_interrupted_completes_when_it_is_run_again(
 ) -> None:
     shutil.copytree(taking.root, tmp_path / "root")
     stops = 0
-    while not erased_until(str(tmp_path / "root"), 2, monkeypatch):
+    while not erased_until(str(tmp_path / "root"), 5, monkeypatch):
         stops += 1
-    assert stops > 5
+    assert stops > 3
     assert data_files(tmp_path / "root") == data_files(Path(erased[0]))
     again = takedown.forget(str(tmp_path / "root"), Asked(), now=True).erased
     assert again == erasing.Erased()

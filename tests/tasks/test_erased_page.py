@@ -2,10 +2,12 @@
 
 import html as markup
 import json
+from collections.abc import Callable
 
 import pytest
 
-from lvd.tasks.erased_page import TAKEN_DOWN, with_notice, without_names, without_pictures
+from lvd.tasks import page_data
+from lvd.tasks.erased_page import TAKEN_DOWN, named_in, pictured_in, with_notice, without_names, without_pictures
 from lvd.tasks.wording import cut
 
 FIGURE = (
@@ -48,6 +50,31 @@ def test_names_go_in_every_spelling(spelled: str) -> None:
     page = f"<li>{spelled}</li><li>https://a.example/y</li>"
     found = without_names(page, ["https://a.example/x?a=1&b=<ü'\"", "https://a.example/x"])
     assert found == f"<li>{TAKEN_DOWN}</li><li>https://a.example/y</li>"
+
+
+@pytest.mark.parametrize("name", ["birds/1.jpg", "https://a.example/1", "gone.example"])
+@pytest.mark.parametrize(
+    "longer", ["my{}", "x/{}", "{}/more", "{}.png", "{}?a=1", "{}&amp;b=2", "{}\\u0026b=2", "not-{}"]
+)
+def test_a_name_within_a_longer_one_stays(name: str, longer: str) -> None:
+    page = f"<li>{longer.format(name)}</li>"
+    assert without_names(page, [name]) == page
+    assert without_names(f"{page}<td>{name}: 404 ({name}).", [name]) == f"{page}<td>{TAKEN_DOWN}: 404 ({TAKEN_DOWN})."
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda key: "…" + key[-119:], lambda key: "…" + key[-159:], lambda key: key[:299] + "…"]
+)
+def test_a_name_that_is_cut_short_goes(cut: Callable[[str], str]) -> None:
+    key = "https://a.example/" + "/".join(f"part-{number}" for number in range(60))
+    assert without_names(f"<td>{cut(key)}</td>", [key]) == f"<td>{TAKEN_DOWN}</td>"
+
+
+def test_what_a_page_names() -> None:
+    lines = "".join(str(page_data.rows([[A, "one & 'two'", "kept"], ["", "http://x/y", "failed"], [B, 1, 2, 3, []]])))
+    page = f'{PAGE}<li>a &amp; b</li><td class="text">k<small>x</small></td><th scope="row">d.example</th>{lines}'
+    assert named_in(page) == ({A, B}, {"one & 'two'", "http://x/y", "a & b", "k", "d.example"})
+    assert pictured_in(lines) == set() and pictured_in(page) == {A, B}
 
 
 def test_it_is_said_once_that_the_page_was_changed() -> None:

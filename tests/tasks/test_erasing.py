@@ -7,6 +7,7 @@ import pytest
 from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import erasing, schemas, screen
+from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.models import Inference, engine
 from lvd.tasks.takedowns import alias_of
 from lvd.tests.copying import jpeg
@@ -64,6 +65,29 @@ def test_what_measures_it_again_rejects_it_and_goes_on(root: str, images: list[S
     inference = Inference(model="builtin:dct", batch_size=4, precision="float32")
     described = engine.vectors_of_shards(jobs, inference, device="cpu")
     assert [ref.rows for ref in described] == [2, 2] and rejected(described) == [(3, alias_of(URLS[3]))]
+
+
+def test_a_thumbnail_becomes_noise_by_which_its_group_holds_together(local_root: str) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 1024), np.uint8)
+    pixels = [picture.tobytes() for picture in (*pictures, pictures[2])]
+    measured = {"brightness": 0.5, "contrast": 0.25, "sharpness": 0.125, "entropy": 7.0}
+    rows = [{"row": n, "image_id": planted.identity(n), "thumbnail": data, **measured} for n, data in enumerate(pixels)]
+    (ref,) = planted.stage(local_root, "screen", schemas.MEASURES, rows, ((5,),))
+    gone, groups = np.array([False, True, True, True, False]), {planted.identity(2): planted.identity(1)}
+
+    def change(table: pa.Table) -> pa.Table:
+        return erasing.without_thumbnails(table, gone, groups)
+
+    assert erasing.rewritten(Storage(local_root), ref.name(), change) == (True, 5)
+    data, after = Storage(local_root).read_bytes(ref.name()), read_table(ref).to_pylist()
+    assert pixels[1] not in data and pixels[3] not in data
+    assert [{**row, "thumbnail": None} for row in after] == [{**row, "thumbnail": None} for row in rows]
+    made = np.stack([np.frombuffer(row["thumbnail"], np.uint8) for row in after])
+    assert (made[[0, 4]] == np.stack([pictures[0], pictures[2]])).all() and not pca_hash.is_flat(made).any()
+    left, right = np.triu_indices(5, 1)
+    like = pca_hash.thumbnail_similarity(made[left], made[right]) > 0.5
+    assert [pair for pair, near in zip(zip(left, right, strict=True), like, strict=True) if near] == [(1, 2)]
+    assert erasing.rewritten(Storage(local_root), ref.name(), change) == (False, 5)
 
 
 def test_rows_leave_a_published_shard_and_a_ledger_tells_why(local_root: str) -> None:
