@@ -63,7 +63,7 @@ def test_a_name_within_a_longer_one_stays(name: str, longer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "cut", [lambda key: "…" + key[-119:], lambda key: "…" + key[-159:], lambda key: key[:299] + "…"]
+    "cut", [lambda key: "…" + key[-59:], lambda key: "…" + key[-79:], lambda key: key[:299] + "…"]
 )
 def test_a_name_that_is_cut_short_goes(cut: Callable[[str], str]) -> None:
     key = "https://a.example/" + "/".join(f"part-{number}" for number in range(60))
