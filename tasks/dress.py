@@ -7,7 +7,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from lvd.tasks import page_data
-from lvd.tasks.wording import count, cut, duration, gpu_hours, rate, share, short, size, tail, without_credentials
+from lvd.tasks.ledger_sample import cut
+from lvd.tasks.wording import count, duration, gpu_hours, rate, share, short, size, tail, without_credentials
 
 
 def environment(**more: Any) -> Environment:

@@ -8,7 +8,8 @@ from functools import reduce
 
 from markupsafe import escape
 
-from lvd.tasks.wording import cut, tail
+from lvd.tasks.ledger_sample import cut
+from lvd.tasks.wording import tail
 
 TAKEN_DOWN = "taken down"
 BOX = f'<figure class="pic"><div><span class="muted">{TAKEN_DOWN}</span></div><figcaption></figcaption></figure>'

@@ -9,10 +9,11 @@ from pydantic import BaseModel
 
 from lvd.tasks.contact_sheets import Reservoir
 from lvd.tasks.takedowns import FORGOTTEN
-from lvd.tasks.wording import cut, without_credentials
+from lvd.tasks.wording import without_credentials
 
 MAX_ROWS = 5_000  # a ledger of so many is there whole
 EACH = 20  # rows of every reason at least, as far as there are so many
+MAX_KEY = 300  # characters of a key
 MAX_CHARACTERS = 1_500_000  # of all keys and ids together, as the page has them
 COLUMNS = ["key", "role", "image_id", "state", "stage", "reason", "score", "because_of"]
 
@@ -81,3 +82,11 @@ def _entry(row: dict) -> Entry:
         score=round(score, 4) if score is not None and math.isfinite(score) else None,
         **texts,
     )
+
+
+def cut(key: str) -> str:
+    """The beginning of a key, MAX_KEY characters at most: the one way in which pages shorten keys outside of figures.
+
+    A page is searched for it when an image is taken down.
+    """
+    return key if len(key) <= MAX_KEY else key[: MAX_KEY - 1] + "…"

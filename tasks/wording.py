@@ -4,8 +4,6 @@ import re
 
 from markupsafe import Markup
 
-MAX_KEY = 300  # characters
-
 
 def share(part: float, whole: float) -> str:
     """A percentage with as many digits as it needs: 31%, 4.2%, 0.03%."""
@@ -52,14 +50,6 @@ def rate(number: float) -> str:
 def tail(text: str, length: int = 46) -> str:
     """The end of a key, which says more than its beginning."""
     return text if len(text) <= length else "…" + text[1 - length :]
-
-
-def cut(key: str) -> str:
-    """The beginning of a key, MAX_KEY characters at most: the one way in which pages shorten keys outside of figures.
-
-    A page is searched for it when an image is taken down.
-    """
-    return key if len(key) <= MAX_KEY else key[: MAX_KEY - 1] + "…"
 
 
 def short(key: str, length: int = 36) -> Markup:

@@ -65,7 +65,7 @@ if (dots.length) {
         pen.fill();
       }
     pen.globalAlpha = 1;
-    for (const [dot, x, y] of inside.filter(([dot]) => dot.image)) {
+    for (const [dot, x, y] of inside.filter(([dot]) => dot.image).sort(([a], [b]) => (a === at) - (b === at))) {
       const image = looked.zoom >= PICTURES_FROM ? paintable(dot) : null;
       pen.strokeStyle = image ? colourOf(dot, accent, gone) : text;
       pen.lineWidth = image ? 2 : 0.8;

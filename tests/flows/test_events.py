@@ -1,11 +1,12 @@
 """A bad night on a real Prefect server: the events that a run sends, and the automations that act on them."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prefect import flow, get_client
+from prefect import flow
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -23,8 +24,8 @@ from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
 from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
-from lvd.tests.running import wait_until
-from lvd.tests.serving import events, serving
+from lvd.tests.running import environment, wait_until
+from lvd.tests.serving import PREFECT, events, serving
 
 INFRA = Path(__file__).parents[2] / "infra"
 
@@ -88,9 +89,8 @@ def automations() -> list[AutomationCore]:
 
 def test_a_bad_night_is_told_to_prefect_and_its_automations_act(tmp_path: Path, local_root: str) -> None:
     with serving(tmp_path / "prefect") as url:
-        with temporary_settings(updates={PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-            for one in automations():  # as `prefect automation create --from-file` makes them
-                client.create_automation(one)
+        command = [PREFECT, "automation", "create", "--from-file", str(INFRA / "automations.yaml")]
+        subprocess.run(command, env={**environment(tmp_path / "prefect"), "PREFECT_API_URL": url}, check=True)
         earlier(local_root)
 
         @flow(name="night", persist_result=False)

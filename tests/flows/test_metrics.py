@@ -11,8 +11,6 @@ from lvd.flows.metrics import (
     FILE_VARIABLE,
     Moment,
     Totals,
-    began,
-    ended,
     families,
     local_file,
     samples,
@@ -144,11 +142,11 @@ def test_a_run_that_was_killed_has_failed(local_root: str) -> None:
         return found["lvd_run_in_progress", "mine"], found["lvd_run_failed", "mine"]
 
     text = text_of(families(Books(local_root), Totals(), Moment(**MOMENT)))
-    assert (read_as(text), read_as(ended(text))) == ((1, 0), (0, 1))
-    assert began(text) == MOMENT["started"] and began("") == 0
+    assert (read_as(text), read_as(metrics.ended(text))) == ((1, 0), (0, 1))
+    assert metrics.began(text) == MOMENT["started"] and metrics.began("") == 0
     assert read(text)["lvd_run_heartbeat_timestamp_seconds", "mine"] == 1060.0
     done = text_of(families(Books(local_root), Totals(), Moment(**MOMENT, is_done=True)))
-    assert ended(done) == done  # it ended by itself
+    assert metrics.ended(done) == done  # it ended by itself
 
 
 def test_counters_go_on_from_the_file_before(books: Books) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lvd.tasks import page_data
 from lvd.tasks.erased_page import TAKEN_DOWN, named_in, pictured_in, with_notice, without_names, without_pictures
-from lvd.tasks.wording import cut
+from lvd.tasks.ledger_sample import cut
 
 FIGURE = (
     '<figure class="pic" title="{0}"><div><img src="data:x,{1}" data-image-id="{1}" alt="{0}"></div>'
@@ -62,9 +62,7 @@ def test_a_name_within_a_longer_one_stays(name: str, longer: str) -> None:
     assert without_names(f"{page}<td>{name}: 404 ({name}).", [name]) == f"{page}<td>{TAKEN_DOWN}: 404 ({TAKEN_DOWN})."
 
 
-@pytest.mark.parametrize(
-    "cut", [lambda key: "…" + key[-59:], lambda key: "…" + key[-79:], lambda key: key[:299] + "…"]
-)
+@pytest.mark.parametrize("cut", [lambda key: "…" + key[-59:], lambda key: "…" + key[-79:], lambda key: key[:299] + "…"])
 def test_a_name_that_is_cut_short_goes(cut: Callable[[str], str]) -> None:
     key = "https://a.example/" + "/".join(f"part-{number}" for number in range(60))
     assert without_names(f"<td>{cut(key)}</td>", [key]) == f"<td>{TAKEN_DOWN}</td>"

@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from lvd.tasks import ledger_sample, page_data
-from lvd.tasks.ledger_sample import EACH, MAX_CHARACTERS, MAX_ROWS, Sampler
-from lvd.tasks.wording import MAX_KEY
+from lvd.tasks.ledger_sample import EACH, MAX_CHARACTERS, MAX_KEY, MAX_ROWS, Sampler, cut
 
 
 def table(start: int, stop: int, *, key: str = "http://a.example/{}") -> pa.Table:
@@ -76,3 +75,8 @@ def test_a_score_that_is_no_number_is_none_as_json_has_no_other() -> None:
 
 def test_no_password_is_in_a_key() -> None:
     assert sample(table(1, 2, key="s3://me:secret@host/{}")).entries[0].key == "s3://host/1"
+
+
+def test_a_long_key_is_cut() -> None:
+    assert cut("k" * MAX_KEY) == "k" * MAX_KEY
+    assert cut("k" * (MAX_KEY + 1)) == "k" * (MAX_KEY - 1) + "…"

@@ -120,3 +120,15 @@ def test_a_loss_is_told_with_what_it_means() -> None:
     loss = Loss(stage="download", state="failed", reason="http_404", count=1000)
     text = report.render(page(losses=(loss,)))
     assert ">1,000</td>" in text and "the server answered not found" in text
+
+
+def test_the_opening_says_what_was_done_and_no_more() -> None:
+    selection = full_page().retrievals[0]
+    balanced = selection.model_copy(update={"notes": {**selection.notes, "kind": "balanced"}})
+    for made, words in (
+        (full_page(), "and copies of test images taken out, the rest kept where it is like the curated images, every"),
+        (page(retrievals=(balanced,)), "duplicates taken out, the rest balanced over its clusters, every"),
+        (page(published={"survivor": 3}), "duplicates taken out, all others kept, every"),
+        (page(), "duplicates taken out, nothing of the rest retrieved, every"),
+    ):
+        assert words in report.render(made)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 from lvd.tasks import report
-from lvd.tests.chromium import Page, chromium
+from lvd.tests.browser import Browser, chromium
 from lvd.tests.report_pages import full_page, hostile_page
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with chromium(tmp_path_factory.mktemp("chromium")) as tab:
         yield tab
 
@@ -26,226 +26,220 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def blank(browser: Page) -> Iterator[Page]:
-    """A wide window that runs scripts; a test that leaves a complaint in the console fails."""
-    browser.complaints.clear()
-    browser.scripts(run=True)
-    browser.size(1280, 900)
+def blank(browser: Browser) -> Iterator[Browser]:
+    """A window; a test that leaves a problem in its console fails."""
+    browser.problems.clear()
     yield browser
-    assert browser.complaints == []
+    assert browser.problems == []
 
 
 @pytest.fixture
-def tab(blank: Page, files: dict[str, str]) -> Page:
+def tab(blank: Browser, files: dict[str, str]) -> Browser:
     """The full page."""
     blank.open(files["full"])
     return blank
 
 
-def test_a_click_on_a_step_of_the_funnel_opens_it(tab: Page) -> None:
+def test_a_click_on_a_step_of_the_funnel_opens_it(tab: Browser) -> None:
     is_open = "document.getElementById('funnel-copies').open"
-    assert not tab.run(is_open)
+    assert not tab.js(is_open)
     tab.click("#funnel-copies summary")
     tab.wait(is_open)
     tab.wait("location.hash === '#funnel-copies'")
-    assert tab.run("document.querySelectorAll('#funnel-copies .opened img').length") == 4
-    tab.run("document.querySelector('#funnel-screen summary').focus()")
+    assert tab.js("document.querySelectorAll('#funnel-copies .opened img').length") == 4
+    tab.js("document.querySelector('#funnel-screen summary').focus()")
     tab.press("Enter")
     tab.wait("document.getElementById('funnel-screen').open")
 
 
-def test_an_address_opens_what_it_names(tab: Page, files: dict[str, str]) -> None:
+def test_an_address_opens_what_it_names(tab: Browser, files: dict[str, str]) -> None:
     tab.open(files["full"] + "#funnel-retrieve")
     tab.wait("document.getElementById('funnel-retrieve').open")
     tab.open(files["full"] + "#collection-old-planes")
     tab.wait("!document.getElementById('collection-old-planes').hidden")
-    assert tab.run("document.getElementById('collection-birds').hidden")
-    tab.run("location.hash = '#collection-birds'")
+    assert tab.js("document.getElementById('collection-birds').hidden")
+    tab.js("location.hash = '#collection-birds'")
     tab.wait("!document.getElementById('collection-birds').hidden")
 
 
-def test_tabs_go_by_arrow_keys(tab: Page) -> None:
-    tab.run("document.querySelector('[role=tab][aria-selected=true]').focus()")
+def test_tabs_go_by_arrow_keys(tab: Browser) -> None:
+    tab.js("document.querySelector('[role=tab][aria-selected=true]').focus()")
     tab.press("ArrowRight")
     tab.wait("!document.getElementById('collection-old-planes').hidden")
-    assert tab.run("document.activeElement.textContent") == "old planes"
-    assert tab.run("location.hash") == "#collection-old-planes"
+    assert tab.js("document.activeElement.textContent") == "old planes"
+    assert tab.js("location.hash") == "#collection-old-planes"
 
 
-def test_the_search_finds_rows_and_says_how_many(tab: Page) -> None:
+def test_the_search_finds_rows_and_says_how_many(tab: Browser) -> None:
     says, rows = "document.getElementById('ledger-found').textContent", "#ledger-rows tr"
-    assert tab.run(says) == "300 of the 300 here match; 600 more candidates are not in this page"
+    assert tab.js(says) == "300 of the 300 here match; 600 more candidates are not in this page"
     tab.click("#ledger-text")
     for character in "SITE-3":
         tab.press(character)
     tab.wait(f"{says}.startsWith('43 of the 300 here match; 600 more')")
-    assert tab.run(f"document.querySelectorAll('{rows}').length") == 20
+    assert tab.js(f"document.querySelectorAll('{rows}').length") == 20
     tab.click("#ledger-more")
-    assert tab.run(f"document.querySelectorAll('{rows}').length") == 43
-    assert tab.run("document.getElementById('ledger-more').hidden")
-    assert tab.run(f"[...document.querySelectorAll('{rows}')].every(r => r.textContent.includes('site-3.example'))")
-    tab.run("document.getElementById('ledger-text').value = 'alert(1)'")
-    tab.run("document.getElementById('ledger-form').dispatchEvent(new Event('input'))")
+    assert tab.js(f"document.querySelectorAll('{rows}').length") == 43
+    assert tab.js("document.getElementById('ledger-more').hidden")
+    assert tab.js(f"[...document.querySelectorAll('{rows}')].every(r => r.textContent.includes('site-3.example'))")
+    tab.js("document.getElementById('ledger-text').value = 'alert(1)'")
+    tab.js("document.getElementById('ledger-form').dispatchEvent(new Event('input'))")
     tab.wait(f"{says} .startsWith('1 of the 300 here')")
-    assert tab.run(f"document.querySelectorAll('{rows} script, {rows} img').length") == 0
-    tab.run("document.getElementById('ledger-text').value = 'no such thing'")
-    tab.run("document.getElementById('ledger-form').dispatchEvent(new Event('input'))")
+    assert tab.js(f"document.querySelectorAll('{rows} script, {rows} img').length") == 0
+    tab.js("document.getElementById('ledger-text').value = 'no such thing'")
+    tab.js("document.getElementById('ledger-form').dispatchEvent(new Event('input'))")
     tab.wait(f"{says} .startsWith('0 of the 300 here')")
 
 
-def test_the_search_can_be_narrowed_and_followed(tab: Page) -> None:
+def test_the_search_can_be_narrowed_and_followed(tab: Browser) -> None:
     says = "document.getElementById('ledger-found').textContent"
     chosen = "(s => {{ s.value = '{}'; s.dispatchEvent(new Event('input', {{bubbles: true}})); }})({})"
     reason, state = (f"document.getElementById('ledger-{name}')" for name in ("reason", "state"))
-    tab.run(chosen.format("too_small", reason))
+    tab.js(chosen.format("too_small", reason))
     tab.wait(f"{says} .startsWith('100 of the 300 here')")
-    assert tab.run(f"{state}.options.length") == 2
-    tab.run(chosen.format("", reason))
+    assert tab.js(f"{state}.options.length") == 2
+    tab.js(chosen.format("", reason))
     tab.wait(f"{says}.startsWith('300 of the 300 here')")
     tab.click("#ledger-rows .cause")
     tab.wait(f"{says} .startsWith('0 of the 300 here')")  # the cause is no candidate of this sample
-    assert tab.run("document.getElementById('ledger-text').value") == "f" * 32
+    assert tab.js("document.getElementById('ledger-text').value") == "f" * 32
 
 
-def test_a_gallery_opens_goes_on_and_closes_by_keys(tab: Page) -> None:
+def test_a_gallery_opens_goes_on_and_closes_by_keys(tab: Browser) -> None:
     first = "#duplicates [data-gallery] [role=button]"
-    tab.run(f"document.querySelector('{first}').focus()")
+    tab.js(f"document.querySelector('{first}').focus()")
     tab.press("ArrowRight")
     tab.press("Enter")
     tab.wait("document.querySelector('dialog.viewer').open")
     caption = "document.querySelector('.viewer .caption').textContent"
-    assert tab.run(caption).startswith("2 of 16 · http://site-3.example/3.jpg")
-    assert tab.run("document.querySelectorAll('.viewer img').length") == 2  # beside the one that stays
+    assert tab.js(caption).startswith("2 of 16 · http://site-3.example/3.jpg")
+    assert tab.js("document.querySelectorAll('.viewer img').length") == 2  # beside the one that stays
     tab.press("ArrowLeft")
     tab.wait(f"{caption}.startsWith('1 of 16')")
     tab.press("ArrowLeft")
     tab.wait(f"{caption}.startsWith('16 of 16')")
     for _ in range(8):
         tab.press("Tab")
-        assert tab.run("document.activeElement === document.body || !!document.activeElement.closest('dialog.viewer')")
+        assert tab.js("document.activeElement === document.body || !!document.activeElement.closest('dialog.viewer')")
     tab.press("Escape")
     tab.wait("!document.querySelector('dialog.viewer').open")
-    assert tab.run("document.activeElement.getAttribute('role')") == "button"  # back where it was
+    assert tab.js("document.activeElement.getAttribute('role')") == "button"  # back where it was
 
 
-def test_a_picture_opens_by_a_click(tab: Page) -> None:
+def test_a_picture_opens_by_a_click(tab: Browser) -> None:
     tab.click("#left-out figure.pic img")
     tab.wait("document.querySelector('dialog.viewer').open")
     tab.press("Escape")
     tab.wait("!document.querySelector('dialog.viewer').open")
 
 
-def test_one_kind_of_duplicates_can_be_looked_at_alone(tab: Page) -> None:
+def test_one_kind_of_duplicates_can_be_looked_at_alone(tab: Browser) -> None:
     seen = "[...document.querySelectorAll('#duplicates .sheet')].filter(s => s.offsetParent).map(s => s.dataset.kind)"
-    assert tab.run(seen) == ["exact_duplicate", "near_duplicate", "copy"]
+    assert tab.js(seen) == ["exact_duplicate", "near_duplicate", "copy"]
     tab.click("#duplicates [data-choice=copy]")
-    assert tab.run(seen) == ["copy"]
+    assert tab.js(seen) == ["copy"]
     tab.click("#duplicates [data-choice=all]")
-    assert len(tab.run(seen)) == 3
+    assert len(tab.js(seen)) == 3
     rules = "[...document.querySelectorAll('#left-out .group[data-kind]')].filter(s => s.offsetParent).length"
-    assert tab.run(rules) == 2
+    assert tab.js(rules) == 2
     tab.click("#left-out [data-choice=animated]")
-    assert tab.run(rules) == 1
+    assert tab.js(rules) == 1
 
 
-def test_the_map_zooms_and_tells_of_its_points(tab: Page) -> None:
+def test_the_map_zooms_and_tells_of_its_points(tab: Browser) -> None:
     zoom = "Number(document.getElementById('map-view').dataset.zoom)"
     tab.wait(f"{zoom} === 1")
     tab.click(".tools [aria-label='Zoom in']")
     tab.wait(f"{zoom} === 1.5")
-    tab.run("document.querySelector('#map-view canvas').focus()")
+    tab.js("document.querySelector('#map-view canvas').focus()")
     tab.press("+")
     tab.wait(f"{zoom} === 2.25")
     tab.press("0")
     tab.wait(f"{zoom} === 1")
     tab.press("n")
     tab.wait("!document.querySelector('.card').hidden")
-    assert tab.run("document.querySelector('.card').textContent").startswith("cluster ")
-    assert tab.run("document.querySelectorAll('.card img').length") == 1
+    assert tab.js("document.querySelector('.card').textContent").startswith("cluster ")
+    assert tab.js("document.querySelectorAll('.card img').length") == 1
     tab.press("Enter")
     tab.wait("document.querySelector('dialog.viewer').open")
     tab.press("Escape")
-    box = tab.run(
+    box = tab.js(
         "(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector('canvas').getBoundingClientRect())"
     )
-    tab.run("document.querySelector('#map-view canvas').focus()")
+    tab.js("document.querySelector('#map-view canvas').focus()")
     tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=box[0], y=box[1], deltaX=0, deltaY=-300)
     tab.wait(f"{zoom} > 2")
-    before = tab.run("document.querySelector('canvas').toDataURL().length")
-    tab.run(
+    before = tab.js("document.querySelector('canvas').toDataURL().length")
+    tab.js(
         "(s => { s.value = 'cluster'; s.dispatchEvent(new Event('change')); })(document.getElementById('map-colour'))"
     )
-    assert tab.run("document.querySelector('canvas').toDataURL().length") != before
+    assert tab.js("document.querySelector('canvas').toDataURL().length") != before
 
 
-def test_the_bars_of_the_costs_show_what_is_chosen(tab: Page) -> None:
+def test_the_bars_of_the_costs_show_what_is_chosen(tab: Browser) -> None:
     widths = "[...document.querySelectorAll('#cost-table .bar rect:not(.ground)')].map(r => +r.getAttribute('width'))"
-    assert tab.run(widths) == [100, 33.33]
-    tab.run("(s => { s.value = 'gpu'; s.dispatchEvent(new Event('change')); })(document.getElementById('cost-by'))")
-    assert tab.run(widths) == [0, 100]
+    assert tab.js(widths) == [100, 33.33]
+    tab.js("(s => { s.value = 'gpu'; s.dispatchEvent(new Event('change')); })(document.getElementById('cost-by'))")
+    assert tab.js(widths) == [0, 100]
 
 
 @pytest.mark.parametrize("name", ["full", "hostile"])
 @pytest.mark.parametrize("scripts", [True, False])
 def test_on_a_phone_nothing_is_wider_than_the_window(
-    blank: Page, files: dict[str, str], name: str, scripts: bool
+    blank: Browser, files: dict[str, str], name: str, scripts: bool
 ) -> None:
-    blank.scripts(run=scripts)
-    blank.size(390, 844)
-    blank.open(files[name])
-    assert blank.overflow() <= 0
-    blank.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    blank.open(files[name], width=390, height=844, scripts=scripts)
+    assert blank.js("document.documentElement.scrollWidth") <= 390
+    blank.js("document.querySelectorAll('details').forEach(d => d.open = true)")
     wide = (
         "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
         " && !e.closest('.scroll, .row, pre, nav')).map(e => e.outerHTML.slice(0, 120))"
     )
-    assert blank.run(wide) == []
+    assert blank.js(wide) == []
 
 
-def test_without_scripts_everything_can_be_read(blank: Page, files: dict[str, str]) -> None:
-    blank.scripts(run=False)
-    blank.open(files["full"])
+def test_without_scripts_everything_can_be_read(blank: Browser, files: dict[str, str]) -> None:
+    blank.open(files["full"], scripts=False)
     seen = [
         name
         for name in ("collection-birds", "collection-old-planes", "map-view")
-        if blank.run(f"document.getElementById({json.dumps(name)}).offsetHeight > 60")
+        if blank.js(f"document.getElementById({json.dumps(name)}).offsetHeight > 60")
     ]
     assert seen == ["collection-birds", "collection-old-planes", "map-view"]
-    assert blank.run("document.querySelectorAll('#map-view svg path').length") == 2
-    assert blank.run("document.querySelectorAll('#ledger-rows tr').length") == 20
+    assert blank.js("document.querySelectorAll('#map-view svg path').length") == 2
+    assert blank.js("document.querySelectorAll('#ledger-rows tr').length") == 20
     blank.click("#funnel-copies summary")
     blank.wait("document.getElementById('funnel-copies').open")
 
 
-def test_hostile_text_does_nothing(blank: Page, files: dict[str, str]) -> None:
+def test_hostile_text_does_nothing(blank: Browser, files: dict[str, str]) -> None:
     blank.open(files["hostile"])
     blank.wait("document.querySelectorAll('#ledger-rows tr').length === 1")
-    assert blank.run("document.querySelectorAll('img[src^=http], main script').length") == 0
+    assert blank.js("document.querySelectorAll('img[src^=http], main script').length") == 0
 
 
-def test_every_picture_has_a_text_and_every_control_a_name(tab: Page) -> None:
-    assert tab.run("[...document.images].filter(i => !i.alt && !i.closest('.look')).length") == 0
+def test_every_picture_has_a_text_and_every_control_a_name(tab: Browser) -> None:
+    assert tab.js("[...document.images].filter(i => !i.alt && !i.closest('.look')).length") == 0
     nameless = (
         "[...document.querySelectorAll('button, [role=button]')].filter(b => !(b.ariaLabel || b.textContent.trim()))"
     )
-    assert tab.run(f"{nameless}.length") == 0
-    assert tab.run("[...document.querySelectorAll('input, select')].filter(e => !e.labels.length).length") == 0
+    assert tab.js(f"{nameless}.length") == 0
+    assert tab.js("[...document.querySelectorAll('input, select')].filter(e => !e.labels.length).length") == 0
 
 
-def test_dark_is_dark(tab: Page) -> None:
+def test_dark_is_dark(tab: Browser, files: dict[str, str]) -> None:
     red = "Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])"
-    assert tab.run(red) > 240
-    tab.size(1280, 900, is_dark=True)
-    assert tab.run(red) < 60
+    assert tab.js(red) > 240
+    tab.open(files["full"], dark=True)
+    assert tab.js(red) < 60
 
 
-def test_a_finger_shows_what_a_point_is_and_a_second_tap_opens_it(blank: Page, files: dict[str, str]) -> None:
-    blank.size(390, 844)
-    blank.open(files["full"])
-    blank.run("document.querySelector('canvas').scrollIntoView({block: 'center'})")
-    blank.run("document.querySelector('canvas').focus()")
+def test_a_finger_shows_what_a_point_is_and_a_second_tap_opens_it(blank: Browser, files: dict[str, str]) -> None:
+    blank.open(files["full"], width=390, height=844)
+    blank.js("document.querySelector('canvas').scrollIntoView({block: 'center'})")
+    blank.js("document.querySelector('canvas').focus()")
     blank.press("n")  # a point that has a picture: where is it?
-    x, y = blank.run(
+    x, y = blank.js(
         "(() => { const box = document.querySelector('canvas').getBoundingClientRect(), d = 'data-map';"
         " const rows = JSON.parse(document.getElementById(d).textContent).slice(0, -1);"
         " const id = document.querySelector('.card small').textContent, dot = rows.find(row => row[0] === id);"
@@ -255,32 +249,32 @@ def test_a_finger_shows_what_a_point_is_and_a_second_tap_opens_it(blank: Page, f
     )
     for key in ("0", "Escape"):  # the whole map again, as `n` may have moved it
         blank.press(key)
-    assert blank.run("document.querySelector('.card').hidden")
+    assert blank.js("document.querySelector('.card').hidden")
     blank.tap(x, y)
     blank.wait("!document.querySelector('.card').hidden")
-    assert not blank.run("document.querySelector('dialog.viewer').open")
+    assert not blank.js("document.querySelector('dialog.viewer').open")
     blank.tap(x, y)
     blank.wait("document.querySelector('dialog.viewer').open")
 
 
-def test_what_a_filter_leaves_can_be_reached_by_the_tab_key(tab: Page) -> None:
+def test_what_a_filter_leaves_can_be_reached_by_the_tab_key(tab: Browser) -> None:
     stops = (
         "[...document.querySelectorAll('#left-out [role=button][tabindex=\"0\"]')].filter(e => e.offsetParent)"
         ".map(e => e.closest('.group').dataset.kind ?? '')"
     )
-    assert tab.run(stops) == ["too_small", ""]
+    assert tab.js(stops) == ["too_small", ""]
     tab.click("#left-out [data-choice=animated]")
-    assert tab.run(stops) == ["animated", ""]
+    assert tab.js(stops) == ["animated", ""]
 
 
-def test_tabs_go_to_their_ends(tab: Page) -> None:
+def test_tabs_go_to_their_ends(tab: Browser) -> None:
     now = "document.activeElement.textContent"
-    tab.run("document.querySelector('[role=tab][aria-selected=true]').focus()")
+    tab.js("document.querySelector('[role=tab][aria-selected=true]').focus()")
     for key, name in (("End", "old planes"), ("ArrowRight", "birds"), ("ArrowLeft", "old planes"), ("Home", "birds")):
         tab.press(key)
-        assert tab.run(now) == name
+        assert tab.js(now) == name
 
 
-def test_an_address_that_names_nothing_does_no_harm(tab: Page, files: dict[str, str]) -> None:
+def test_an_address_that_names_nothing_does_no_harm(tab: Browser, files: dict[str, str]) -> None:
     tab.open(files["full"] + "#%E0%A4%A-no")
-    assert tab.run("document.querySelectorAll('#ledger-rows tr').length") == 20
+    assert tab.js("document.querySelectorAll('#ledger-rows tr').length") == 20

@@ -39,8 +39,3 @@ def test_duration(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("num", "text"), [(0, "0 B"), (999, "999 B"), (15_000, "15 kB"), (2.5e12, "2,500.0 GB")])
 def test_size(num: float, text: str) -> None:
     assert wording.size(num) == text
-
-
-def test_a_long_key_is_cut() -> None:
-    assert wording.cut("k" * wording.MAX_KEY) == "k" * wording.MAX_KEY
-    assert wording.cut("k" * (wording.MAX_KEY + 1)) == "k" * (wording.MAX_KEY - 1) + "…"
