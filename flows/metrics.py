@@ -4,7 +4,9 @@ Gauges are of what the run uses, the directories that it found among them. Count
 the root, in all runs of a recipe: they go on from the file that the run before has left.
 """
 
+import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +19,8 @@ from lvd.flows.figures import LEDGER, Account, Books, Downloads
 from lvd.infra.errors import InputError
 from lvd.infra.logs import redacted
 from lvd.infra.storage import Storage
+
+logger = logging.getLogger("lvd")
 
 FOLDER = "metrics"
 FILE_VARIABLE = "LVD_METRICS_FILE"
@@ -37,6 +41,9 @@ COUNTERS = {
     "lvd_written_bytes_total": "Bytes written for them.",
     "lvd_downloads_total": "Candidates asked for, by what came of it; `fetched` gave an image.",
 }
+
+IN_PROGRESS = re.compile(r"(?m)^(lvd_run_in_progress\{.*\}) 1\.0$")
+NOT_FAILED = re.compile(r"(?m)^(lvd_run_failed\{.*\}) 0\.0$")
 
 Key = tuple[str, tuple[tuple[str, str], ...]]  # of a counter: name, labels without OWN
 
@@ -165,6 +172,8 @@ def of_the_run(found: Families, books: Books, moment: Moment) -> None:
     found.gauge("lvd_run_failed", "1 if the last run ended with an error.", moment.is_failed)
     found.gauge("lvd_run_start_timestamp_seconds", "When the run began.", moment.started)
     found.gauge("lvd_run_duration_seconds", "How long it has taken so far.", moment.seconds)
+    says = "When it was last alive: told every minute, so that a run that was killed does not look busy for ever."
+    found.gauge("lvd_run_heartbeat_timestamp_seconds", says, moment.started + moment.seconds)
     says = "When a run last ended well."
     found.gauge("lvd_last_success_timestamp_seconds", says, moment.last_success)
     for event, told in moment.alerts.items():
@@ -227,7 +236,21 @@ def local_file(said: str | None) -> Path | None:
 
 
 def write_local(found: Families, path: Path) -> None:
-    """Writes the file beside its place and renames it, so that no reader sees half of it."""
+    """Writes the file beside its place and renames it, so that no reader sees half of it; or warns that it cannot."""
     from prometheus_client import write_to_textfile
 
-    write_to_textfile(str(path), registry_of(found))
+    try:
+        write_to_textfile(str(path), registry_of(found))
+    except OSError as error:
+        logger.warning("%s cannot be written, the run goes on: %s", path, error)
+
+
+def began(text: str) -> float:
+    """When the run began that has left these metrics, in Unix seconds; 0 if they do not say it."""
+    return next((value for name, _, value in samples(text) if name == "lvd_run_start_timestamp_seconds"), 0.0)
+
+
+def ended(text: str) -> str:
+    """The metrics of a run that is known to have ended: if they say that it is under way, it was killed, and failed."""
+    found = IN_PROGRESS.sub(r"\1 0.0", text)
+    return text if found == text else NOT_FAILED.sub(r"\1 1.0", found)

@@ -2,10 +2,12 @@
 
 import calendar
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from lvd.flows.figures import PUBLISHED, Account, Books
 from lvd.flows.inquiry import last_run
 from lvd.flows.server import dispensable
 from lvd.infra.errors import InputError
+from lvd.infra.lease import is_held
 from lvd.infra.logs import fields
 from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lvd")
 
 RUNS = "runs"
+BEAT_S = 60.0  # so often the metrics of a run say that it is alive
 STAMP = "%Y%m%dT%H%M%SZ"  # of the beginning of a run: what its id begins with
 
 
@@ -39,6 +43,7 @@ class Observer:
         self._run, self._storage, self._recipe = run, run.storage, run.recipe
         self._books = Books(run.storage.root)
         self._stands = {"is_done": False, "is_failed": False}
+        self._lock = threading.Lock()  # of the above, which the heart reads
 
     @cached_property
     def _totals(self) -> metrics.Totals:
@@ -47,9 +52,8 @@ class Observer:
     @cached_property
     def _before(self) -> dict[str, Any]:
         """What the last finished run of this recipe says; it holds until this one is done."""
-        record = last_run(self._storage)
-        is_mine = record is not None and record["recipe"]["name"] == self._recipe.name
-        return finished(record) if is_mine else {}
+        record = next(records(self._storage, self._recipe.name), None)
+        return finished(record) if record else {}
 
     @cached_property
     def _file(self) -> Path | None:
@@ -57,15 +61,36 @@ class Observer:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """The metrics say inside that a run is under way, and after an error that it failed."""
+        """The metrics say inside that a run is under way and alive, and after an error that it failed."""
         self._write()
         try:
-            yield
+            with self._beating():
+                yield
         except BaseException:
             self._stands = {"is_done": True, "is_failed": True}
             with suppress(*self._storage.errors):  # which may be what failed
                 self._write()
             raise
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Writes the metrics again and again, however long a stage takes."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(BEAT_S):
+                try:
+                    self._write()
+                except self._storage.errors as error:
+                    logger.warning("the metrics of %s could not be written: %s", self._storage.root, error)
+
+        heart = threading.Thread(target=beat, name="lvd-metrics", daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            heart.join()
 
     def stage_ended(self, stage: str, before: dict[str, int]) -> None:
         """After a stage, inside its flow. before: stage → how many directories the run used before it."""
@@ -93,37 +118,37 @@ class Observer:
                 emit(alert, record)
         with dispensable("the link to the report"):
             leave_report(self._page(record["curated"]))
-        self._totals.add("lvd_runs_total", 1)
-        self._before = finished(record)
-        self._stands = {"is_done": True, "is_failed": False}
+        with self._lock:
+            self._totals.add("lvd_runs_total", 1)
+            self._before = finished(record)
+            self._stands = {"is_done": True, "is_failed": False}
         self._write()
         return found
 
     def _enter(self) -> list[Account]:
         """The accounts of the directories that this run has completed since the last time."""
         names = (name for found in self._run.directories.values() for name in found)
-        made = [account for account in self._books.enter(names) if account.ended_at >= self._run.started]
-        for account in made:
-            self._totals.count(account)
+        with self._lock:
+            made = [account for account in self._books.enter(names) if account.ended_at >= self._run.started]
+            for account in made:
+                self._totals.count(account)
         return made
 
     def _write(self) -> None:
         """The metrics as they stand, to the root and, if one is named, to a file of this machine."""
-        moment = metrics.Moment(
-            **self._before,
-            **self._stands,
-            recipe=self._recipe.name,
-            started=self._run.started,
-            seconds=time.time() - self._run.started,
-            downloads=self._books.downloads(since=self._run.started),
-        )
-        found = metrics.families(self._books, self._totals, moment)
-        self._storage.write_bytes(metrics.name_of(self._recipe.name), metrics.text_of(found).encode())
-        if self._file is not None:
-            try:
+        with self._lock:
+            moment = metrics.Moment(
+                **self._before,
+                **self._stands,
+                recipe=self._recipe.name,
+                started=self._run.started,
+                seconds=time.time() - self._run.started,
+                downloads=self._books.downloads(since=self._run.started),
+            )
+            found = metrics.families(self._books, self._totals, moment)
+            self._storage.write_bytes(metrics.name_of(self._recipe.name), metrics.text_of(found).encode())
+            if self._file is not None:
                 metrics.write_local(found, self._file)
-            except OSError as error:
-                logger.warning("%s cannot be written, the run goes on: %s", self._file, error)
 
     def _page(self, curated: str) -> str:
         page = "README.md" if self._recipe.has_own_vectors else "report.html"
@@ -163,28 +188,29 @@ def endings(ledger: StageDir) -> list[tuple[Any, ...]]:
 
 def told_before(storage: Storage, recipe: str, most: int) -> list[Told]:
     """What the last runs of that recipe on this root said of themselves, the oldest first."""
-    found: list[Told] = []
+    return [Told.of(record) for record in islice(records(storage, recipe), most)][::-1]
+
+
+def records(storage: Storage, recipe: str) -> Iterator[dict[str, Any]]:
+    """What the finished runs of that recipe on this root say, the newest first."""
     for name in reversed([name for name in storage.names(RUNS) if name.endswith(".json")]):
         record = storage.read_json(f"{RUNS}/{name}")
         if record.get("recipe", {}).get("name") == recipe:
-            found.append(Told.of(record))
-        if len(found) == most:
-            break
-    return found[::-1]
+            yield record
 
 
 def metrics_text(root: str) -> str:
-    """What the run under way, or the last one, has left; else what the last one that ended well says of itself.
+    """What the run that began last has left; else what the last one that ended well says of itself.
 
     Raises InputError if there is none.
     """
     storage = Storage(root)
-    if (record := last_run(storage)) is not None:
-        return metrics.left(storage, record["recipe"]["name"]) or metrics.text_of(of_last_run(storage, record))
     names = [name.removesuffix(metrics.SUFFIX) for name in storage.names(metrics.FOLDER)]
-    if not names:
+    if text := max((metrics.left(storage, name) for name in names), key=metrics.began, default=""):
+        return text if is_held(storage) else metrics.ended(text)
+    if (record := last_run(storage)) is None:
         raise InputError(f"root must be one that a run has begun on, was {root!r}: run `lvd run RECIPE --root {root}`")
-    return metrics.left(storage, names[0])
+    return metrics.text_of(of_last_run(storage, record))
 
 
 def of_last_run(storage: Storage, record: dict[str, Any]) -> metrics.Families:

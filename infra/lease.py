@@ -59,6 +59,12 @@ def check_free(storage: Storage) -> None:
         _refuse_living(storage, theirs)
 
 
+def is_held(storage: Storage) -> bool:
+    """Whether a living run holds the root."""
+    theirs = _read(storage, NAME)
+    return theirs is not None and not _is_dead(theirs)
+
+
 def _refuse_living(storage: Storage, theirs: dict[str, Any]) -> None:
     if not _is_dead(theirs):
         expires = time.strftime("%H:%M:%S", time.localtime(theirs["expires_at"]))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Any, Literal, get_args
 
 from lvd.infra.errors import InputError
@@ -102,6 +103,7 @@ def log_to_stderr() -> None:
         warnings = logging.getLogger("py.warnings")
         warnings.propagate = False
         warnings.addHandler(handler)
+        sys.excepthook = _tell_defect
 
 
 def last_words(text: str) -> str:
@@ -110,6 +112,11 @@ def last_words(text: str) -> str:
         return f"lvd: {text}\n"
     said = {"time": _iso(time.time()), "level": "error", "logger": "lvd", "message": text}
     return redacted(json.dumps(said, ensure_ascii=False)) + "\n"
+
+
+def _tell_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody caught is a line like the others."""
+    logging.getLogger("lvd").critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
 
 
 def _iso(seconds: float) -> str:

@@ -1,11 +1,12 @@
 """A bad night on a real Prefect server: the events that a run sends, and the automations that act on them."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prefect import flow, get_client
+from prefect import flow
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -21,8 +22,8 @@ from lvd.infra.errors import InputError
 from lvd.infra.shards import StageDir, commit, write_shard
 from lvd.infra.storage import Storage
 from lvd.tasks import schemas
-from lvd.tests.running import wait_until
-from lvd.tests.serving import events, serving
+from lvd.tests.running import environment, wait_until
+from lvd.tests.serving import PREFECT, events, serving
 
 INFRA = Path(__file__).parents[2] / "infra"
 
@@ -70,8 +71,10 @@ def earlier(root: str, name: str = "planted") -> None:
     """Two runs before: half of the candidates dropped."""
     for hour in (1, 2):
         states = {"kept": 50 * hour, "dropped": 50 * hour}
-        record = {"candidates": 100 * hour, "ledger": states, "recipe": {"name": name}}
-        Storage(root).write_json(f"runs/20260101T0{hour}0000Z-v1.json", record)
+        run_id = f"20260101T0{hour}0000Z-v1"
+        record = {"run_id": run_id, "version": "v1", "seconds": 1.0, "recipe": {"name": name}}
+        record |= {"candidates": 100 * hour, "ledger": states}
+        Storage(root).write_json(f"runs/{run_id}.json", record)
     Storage(root).write_json("runs/20260101T030000Z-v1.json", {**record, "recipe": {"name": "another"}})
 
 
@@ -84,9 +87,8 @@ def automations() -> list[AutomationCore]:
 
 def test_a_bad_night_is_told_to_prefect_and_its_automations_act(tmp_path: Path, local_root: str) -> None:
     with serving(tmp_path / "prefect") as url:
-        with temporary_settings(updates={PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-            for one in automations():  # as `prefect automation create --from-file` makes them
-                client.create_automation(one)
+        command = [PREFECT, "automation", "create", "--from-file", str(INFRA / "automations.yaml")]
+        subprocess.run(command, env={**environment(tmp_path / "prefect"), "PREFECT_API_URL": url}, check=True)
         earlier(local_root)
 
         @flow(name="night", persist_result=False)

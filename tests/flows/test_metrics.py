@@ -121,7 +121,21 @@ def test_what_is_not_known_has_no_sample(local_root: str) -> None:
         "lvd_run_failed",
         "lvd_run_start_timestamp_seconds",
         "lvd_run_duration_seconds",
+        "lvd_run_heartbeat_timestamp_seconds",
     }
+
+
+def test_a_run_that_was_killed_has_failed(local_root: str) -> None:
+    def read_as(text: str) -> tuple[float, float]:
+        found = read(text)
+        return found["lvd_run_in_progress", "mine"], found["lvd_run_failed", "mine"]
+
+    text = text_of(families(Books(local_root), Totals(), Moment(**MOMENT)))
+    assert (read_as(text), read_as(metrics.ended(text))) == ((1, 0), (0, 1))
+    assert metrics.began(text) == MOMENT["started"] and metrics.began("") == 0
+    assert read(text)["lvd_run_heartbeat_timestamp_seconds", "mine"] == 1060.0
+    done = text_of(families(Books(local_root), Totals(), Moment(**MOMENT, is_done=True)))
+    assert metrics.ended(done) == done  # it ended by itself
 
 
 def test_counters_go_on_from_the_file_before(books: Books) -> None:

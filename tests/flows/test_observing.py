@@ -1,12 +1,14 @@
 """What a run tells: metrics on storage and on this machine, assets and events on a real Prefect server."""
 
+import calendar
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from lvd.flows import cli, metrics
+from lvd.flows import cli, metrics, observing
 from lvd.flows.assets import asset_key
 from lvd.flows.inquiry import directories, last_run
 from lvd.flows.metrics import samples
@@ -14,9 +16,10 @@ from lvd.flows.observing import finished, metrics_text
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run
 from lvd.infra.errors import InputError
+from lvd.infra.lease import lease
 from lvd.infra.logs import FORMAT_VARIABLE
 from lvd.infra.storage import Storage
-from lvd.tests.running import Curated
+from lvd.tests.running import Curated, wait_until
 from lvd.tests.serving import events, serving
 
 
@@ -122,12 +125,42 @@ def test_every_directory_of_a_run_is_an_asset_from_the_sources_to_the_version(cu
 
 def test_a_run_that_fails_says_so(local_root: str) -> None:
     run = Run(parse({"name": "a", "root": local_root}))
-    with pytest.raises(InputError), run.observer.watching():
+    with pytest.raises(InputError), lease(run.storage), run.observer.watching():
         assert named(local_root)["lvd_run_in_progress", "a"] == 1
         raise InputError("no")
     found = named(local_root)
     assert (found["lvd_run_in_progress", "a"], found["lvd_run_failed", "a"]) == (0, 1)
     assert ("lvd_last_success_timestamp_seconds", "a") not in found
+
+
+def test_a_run_that_is_alive_says_so_again_and_again(local_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observing, "BEAT_S", 0.02)
+    run, alive = Run(parse({"name": "a", "root": local_root})), ("lvd_run_heartbeat_timestamp_seconds", "a")
+    with lease(run.storage), run.observer.watching():
+        before = named(local_root)[alive]
+        wait_until(lambda: named(local_root)[alive] > before, 10, "the heart must beat")
+    assert "lvd-metrics" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_run_that_was_killed_is_under_way_no_more(local_root: str) -> None:
+    storage = Storage(local_root)
+    with lease(storage), Run(parse({"name": "a", "root": local_root})).observer.watching():
+        left = storage.read_bytes(metrics.name_of("a"))
+    storage.write_bytes(metrics.name_of("a"), left)  # as it is where nothing could be said any more
+    found = named(local_root)
+    assert (found["lvd_run_in_progress", "a"], found["lvd_run_failed", "a"]) == (0, 1)
+
+
+def test_of_several_recipes_on_a_root_each_knows_its_own_last_success(local_root: str) -> None:
+    storage = Storage(local_root)
+    for hour, name in enumerate("ab", 1):
+        stamp, ledger = f"20260101T0{hour}0000Z-v{hour}", {"kept": 3}
+        record = {"run_id": stamp, "version": f"v{hour}", "seconds": 9.0, "candidates": 3, "ledger": ledger}
+        storage.write_json(f"runs/{stamp}.json", {**record, "recipe": {"name": name}})
+    with lease(storage), Run(parse({"name": "a", "root": local_root})).observer.watching():
+        found = named(local_root)  # of the run that began last
+    assert found["lvd_last_success_timestamp_seconds", "a"] == calendar.timegm((2026, 1, 1, 1, 0, 9))
+    assert found["lvd_published_info", "a", "v1"] == 1
 
 
 def test_a_local_file_that_cannot_be_written_ends_no_run(

@@ -107,9 +107,10 @@ def test_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert log_format() == "text"
 
 
-def test_warnings_of_python_are_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_python_and_defects_are_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
     stream, names = io.StringIO(), ("lvd", "py.warnings")
     monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # what it was comes back
     monkeypatch.setenv(FORMAT_VARIABLE, "json")
     before = {name: list(logging.getLogger(name).handlers) for name in names}
     propagated = {name: logging.getLogger(name).propagate for name in names}
@@ -118,11 +119,13 @@ def test_warnings_of_python_are_json_too(monkeypatch: pytest.MonkeyPatch) -> Non
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("old", DeprecationWarning, stacklevel=1)
+        sys.excepthook(ValueError, ValueError("a\nb"), None)
     finally:
         logging.captureWarnings(False)
         for name in names:
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = before[name], propagated[name]
         logging.getLogger("lvd").setLevel(logging.NOTSET)
-    (line,) = said(stream)
+    line, defect = said(stream)
     assert line["logger"] == "py.warnings" and "DeprecationWarning: old" in line["message"]
+    assert defect["level"] == "critical" and defect["message"] == "ValueError: a\nb" and "ValueError" in defect["error"]
