@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -88,28 +89,35 @@ def published(shards: list[ShardRef], rows: np.ndarray, columns: list[str] | Non
 
 
 def write(rows: Iterable[dict[str, Any]], vectors: dict[str, np.ndarray], file: Path) -> int:
-    """Writes the Parquet file and returns its rows; images without a vector or a picture are left out.
+    """Writes the Parquet file, whole or not at all, and returns its rows; images without a vector or a picture are
+    left out.
 
     rows: as `published` gives them. Memory: ROWS_PER_GROUP rows with thumbnails, and the vectors.
     """
-    dim, written, pending = len(next(iter(vectors.values()))), 0, []
-    columns = schema(dim)
-    with pq.ParquetWriter(file, columns, compression="zstd") as writer:
+    written, columns = 0, schema(len(next(iter(vectors.values()))))
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with pq.ParquetWriter(part, columns, compression="zstd") as writer:
+            for some in batched(shown(rows, vectors), ROWS_PER_GROUP):
+                writer.write_table(pa.Table.from_pylist(some, schema=columns))
+                written += len(some)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    return written
 
-        def flush() -> None:
-            if pending:
-                writer.write_table(pa.Table.from_pylist(pending, schema=columns))
-                pending.clear()
 
-        for row in rows:
-            vector, picture = vectors.get(row["image_id"]), thumbnail(row["image"]["bytes"])
-            if vector is None or not picture:
-                continue
+def shown(rows: Iterable[dict[str, Any]], vectors: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Rows of the file; those without a vector or a picture are left out."""
+    for row in rows:
+        vector, picture = vectors.get(row["image_id"]), thumbnail(row["image"]["bytes"])
+        if vector is not None and picture:
             said = {name: row[name] for name in PROVENANCE}
             said |= {"retrieved_for": ", ".join(row["retrieved_for"] or ()), "vector": vector.astype(np.float32)}
-            pending.append({**said, "image": {"bytes": picture, "path": None}})
-            written += 1
-            if len(pending) >= ROWS_PER_GROUP:
-                flush()
-        flush()
-    return written
+            yield {**said, "image": {"bytes": picture, "path": None}}
+
+
+def batched(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """So many rows at a time."""
+    while some := list(islice(rows, size)):
+        yield some

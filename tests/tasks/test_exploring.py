@@ -1,6 +1,7 @@
 """The table for explorers: which rows, whose vectors, pictures of a bounded size."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +92,14 @@ def test_a_thumbnail_is_never_enlarged_and_bad_bytes_give_none() -> None:
     with Image.open(io.BytesIO(thumbnail(picture(40)))) as shown:
         assert shown.size == (40, 20)
     assert thumbnail(b"") == thumbnail(b"<svg/>") == thumbnail(picture(512)[:100]) == b""
+
+
+def test_a_file_is_there_whole_or_as_it_was(curated: StageDir, embedded: StageDir, tmp_path: Path) -> None:
+    def breaking() -> Iterator[dict]:
+        yield from published(curated.shards(), np.array([0]))
+        raise OSError("gone")
+
+    (tmp_path / "a.parquet").write_text("before")
+    with pytest.raises(OSError, match="gone"):
+        write(breaking(), vectors_of(embedded.shards(), {"id0"}), tmp_path / "a.parquet")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"a.parquet": "before"}
