@@ -22,6 +22,8 @@ DECISIONS = (
     "withheld",
     "unique",
     "copies",
+    "components",
+    "decontaminated",
     "remaining",
     "parents",
     "taken",
@@ -159,7 +161,8 @@ def domain_shares(profile: tallies.Profile) -> tuple[report.Breakdown, ...]:
     before, after = profile.fetched["domain"], profile.kept["domain"]
     top = sorted(before, key=lambda name: (-before[name], name))[:SHARED_DOMAINS]
     lines = [report.Breakdown(name=name, before=before[name], after=after[name]) for name in top]
-    rest = [counts.total() - sum(counts[name] for name in top) for counts in (before, after)]
+    sides = (("fetched", before), ("kept", after))
+    rest = [profile.with_domain[side] - sum(counts[name] for name in top) for side, counts in sides]
     others = [report.Breakdown(name="all others", before=rest[0], after=rest[1])] if any(rest) else []
     return tuple([*lines, *others]) if top else ()
 
@@ -193,7 +196,8 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
     for stage, names in record["directories"].items():
         accounts = [stage_dir(run, name).account() for name in names]
         label = "ledger" if stage.startswith("curated/") else stage
-        shards, computed = sum(len(a["shard_rows"]) for a in accounts), record["computed"].get(stage, 0)
+        shards = sum(len(account["shard_rows"]) for account in accounts)
+        decided = sum(len(account["shard_rows"]) for account in accounts if account["ended_at"] >= run.started)
         cost: Counter[str] = Counter()
         for account in accounts:
             cost.update(account.get("cost", {}))
@@ -202,7 +206,7 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
                 stage=label,
                 directories=tuple(names),
                 shards=shards,
-                computed=shards if computed and stage in DECISIONS else computed,
+                computed=decided if stage in DECISIONS else record["computed"].get(stage, 0),
                 **{key: sum(account[key] for account in accounts) for key in ("rows_in", "rows", "seconds")},
                 peak_memory_mb=max((account["peak_memory_mb"] for account in accounts), default=0),
                 read_bytes=cost["read_bytes"],

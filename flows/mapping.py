@@ -27,21 +27,24 @@ def places(
     vectors: Embedded,
     cells: Cells,
     domains: Domains,
+    published: Rows,
     selected: list[Rows],
     shown: set[int],
     rng: np.random.Generator,
 ) -> Places:
     """The cells are read once, and the vectors of `cluster_map.MAX_SHARDS` shards and of those that hold a picture.
 
+    published: the pool's rows that are published, retrieved or not.
     shown: pool rows that have a picture on the page.
     """
     sizes = read_table(cells.sizes.shards()[0], ["size"])["size"].to_numpy()
     refs, wanted = vectors.pool.shards(), np.array(sorted(shown), dtype=np.int64)
-    found = cluster_map.drawn(refs, sources.pool.images(), selected, wanted, rng)
-    spread = Spread(cells.cells.shards(), selected, len(sizes), found.rows)
+    found = cluster_map.drawn(refs, sources.pool.images(), published, wanted, rng)
+    spread = Spread(cells.cells.shards(), published, selected, len(sizes), found.rows)
+    total = sum(ref.rows for ref in refs)
     return Places(
         reached={one.name: spread.reached(one.name, sizes, domains.counts[one.name]) for one in selected},
-        cluster_map=cluster_map.mapped(found, spread.cluster_of, selected, sum(ref.rows for ref in refs)),
+        cluster_map=cluster_map.mapped(found, spread.cluster_of, published, selected, total),
         shifts=(
             charts.paired_clusters("Clusters, the largest first", sizes, spread.kept),
             charts.paired_similarities("Similarity to the centroid", spread.similarities, tallies.SIMILARITY_EDGES),

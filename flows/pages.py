@@ -11,7 +11,7 @@ import yaml
 from lvd.flows.pictures import UNSEEN, Pictures, image_at, place_of, stored
 from lvd.flows.questions import Asked, Busy
 from lvd.flows.shelf import Edition, NotThere, Shelf
-from lvd.tasks.report import MEANINGS
+from lvd.tasks.meanings import MEANINGS
 from lvd.tasks.scanning import MATCHES, SCAN_S, Condition, Found, among, equal, every, holds, of_domain, scan
 from lvd.tasks.wording import without_credentials
 

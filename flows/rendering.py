@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from lvd.tasks import report, wording
+from lvd.tasks import dress, wording
 
 FOLDER = "serve"
 FILTERS = {
@@ -45,4 +45,4 @@ def link(path: str, **values: Any) -> str:
 @functools.cache
 def style() -> str:
     """The style sheet: the report's, and what only these pages have."""
-    return report.dressed("serve.css.jinja")
+    return dress.dressed("serve.css.jinja")

@@ -13,10 +13,10 @@ from lvd.flows.collected import Cells, Embedded, Matches, Sources
 from lvd.flows.forgetting import hidden
 from lvd.flows.run import Run
 from lvd.infra.shards import StageDir, read_table
-from lvd.tasks import card, charts, outcomes, report, tallies
+from lvd.tasks import card, charts, funnel, outcomes, report, tallies
 from lvd.tasks.contact_sheets import Groups, Reservoir
 from lvd.tasks.ledger_sample import Sampler
-from lvd.tasks.reached import Domains, overlaps
+from lvd.tasks.reached import Domains, Rows, overlaps
 from lvd.tasks.retrieve import BALANCED
 
 
@@ -35,7 +35,8 @@ def write_report(
 
     Cost at 10^9 images: the small columns of all images, the ledger and the cells are read once, the bytes of the
     shards that hold one of about 550 sampled pictures, and the vectors of these and of 48 more shards for the map.
-    Memory: one shard's small columns, one batch of images, one shard of vectors, 20,000 groups, 8 bytes a match.
+    Memory: one shard's small columns, one batch of images, one shard of vectors, 20,000 groups, 8 bytes a match and
+    a published image.
     """
     survey = Survey(run, published, sources, matches)
     record["endings"] = [(*ending, count) for ending, count in sorted(survey.endings.items())]
@@ -63,7 +64,8 @@ def from_vectors(
 ) -> dict[str, Any]:
     """What of the page is made of vectors: where images lie, and what the model sees."""
     shown = {one.at.row for one in page.shown() if one.at.role == "pool"}
-    places = mapping.places(sources, vectors, cells, survey.domains, survey.selected, shown, rng(run, 3))
+    whose = (survey.domains, survey.published, survey.selected)
+    places = mapping.places(sources, vectors, cells, *whose, shown, rng(run, 3))
     return {**dict(places), "patches": patches.seen(run, published.dataset, rng(run, 4))}
 
 
@@ -83,6 +85,7 @@ class Survey:
         self.kept: Counter[str] = Counter()  # directory of images → published
         self.domains_of: dict[str, set[str]] = {}  # directory of images → domains of what is published of it
         self.ended = Reservoir(sheets.SAMPLE_SIZE, rng(run, 1))
+        rows = [np.zeros(0, dtype=np.int64)]  # of the pool, that are published
         for gathered in (*(g for g in sources.curated if g.name in self.included), sources.pool):
             images, is_pool = gathered.images(), gathered.role == "pool"
             mine, ledger = ledger[: len(images)], ledger[len(images) :]
@@ -91,9 +94,11 @@ class Survey:
                 self.kept[ref.directory] += pc.sum(pc.equal(table["state"], "kept")).as_py() or 0
                 tallies.add_domains(self.domains_of.setdefault(ref.directory, set()), table)
                 if is_pool:
+                    rows.append(table.filter(pc.equal(table["state"], "kept"))["row"].to_numpy())
                     self.domains.add(table)
                     self.groups.add(table)
                     self.ended.offer(table["reason"].to_numpy(), table.select(["row", "score"]))
+        self.published = Rows("published", np.concatenate(rows))
         self.faces_blurred = tallies.faces_blurred(published.dataset.shards())
         self.outcomes = outcomes.outcomes(accounts.candidates(sources.pool))
         self.roles, self.retrieved_for = tallies.published_counts(published.dataset.shards())
@@ -115,7 +120,7 @@ def gather(
 ) -> report.Report:
     """The whole page but for its pictures."""
     account = survivors.account()
-    losses = report.losses(survey.endings)
+    losses = funnel.losses(survey.endings)
     sizes = read_table(cells.sizes.shards()[0], ["size"])["size"].to_numpy()
     iterations = cells.centroids.account()["shard_notes"][0]["iterations"]
     by_domain = outcomes.per_domain(survey.outcomes)
@@ -128,7 +133,7 @@ def gather(
         run_seconds=record["seconds"],
         states=published.states,
         published=dict(survey.roles),
-        funnel=report.funnel(survey.endings),
+        funnel=funnel.funnel(survey.endings),
         losses=losses,
         duplicates=sheets.duplicates(survivors, survey.groups),
         group_sizes=report.group_sizes(survey.groups),

@@ -8,7 +8,7 @@ import numpy as np
 from lvd.flows.collected import Cells, Gathered, Matches, Sources
 from lvd.flows.run import Run
 from lvd.infra.shards import StageDir, gather_rows
-from lvd.tasks import charts, report, tallies
+from lvd.tasks import charts, funnel, report, tallies
 from lvd.tasks.contact_sheets import At, Groups, Pairing, Reservoir, Sheet, Shown, Thumbnail, first_rows, thumbnails
 from lvd.tasks.content import blurring
 from lvd.tasks.ledger_sample import FORGOTTEN
@@ -59,7 +59,7 @@ def pool_image(row: int, note: str = "") -> Shown:
 
 def duplicates(survivors: StageDir, groups: Groups) -> tuple[Sheet, ...]:
     """Groups of duplicates within the pool: the image that stayed, and what went for it."""
-    reasons = [reason for reason in GROUPS_EACH if reason not in report.REFERENCE_REASONS]
+    reasons = [reason for reason in GROUPS_EACH if reason not in funnel.REFERENCE_REASONS]
     chosen = {reason: groups.chosen(reason, GROUPS_EACH[reason]) for reason in reasons}
     fates = survivors.shards()
     rows = first_rows(fates, {group["because_of"] for found in chosen.values() for group in found})
@@ -73,7 +73,7 @@ def duplicates(survivors: StageDir, groups: Groups) -> tuple[Sheet, ...]:
 
 def decontamination(sources: Sources, groups: Groups) -> tuple[Sheet, ...]:
     """Reference images, and the pool images that went because they copy them."""
-    chosen = {reason: groups.chosen(reason, GROUPS_EACH[reason]) for reason in report.REFERENCE_REASONS}
+    chosen = {reason: groups.chosen(reason, GROUPS_EACH[reason]) for reason in funnel.REFERENCE_REASONS}
     wanted = {group["because_of"] for found in chosen.values() for group in found}
     heads: dict[str, Shown] = {}
     for gathered in sources.references:
@@ -150,7 +150,7 @@ def _retrieval(name: str, gathered: Gathered | None, target: StageDir, num_queri
     )
 
 
-def screened(ended: Reservoir, losses: tuple[report.Loss, ...]) -> Sheet:
+def screened(ended: Reservoir, losses: tuple[funnel.Loss, ...]) -> Sheet:
     """A sample of what each screening rule dropped, with the value that broke the rule."""
     pairings = []
     for loss in losses:
@@ -163,7 +163,7 @@ def screened(ended: Reservoir, losses: tuple[report.Loss, ...]) -> Sheet:
     return Sheet(title="Dropped by a rule", text="a sample, with the value", pairings=tuple(pairings))
 
 
-def lost(ended: Reservoir, losses: tuple[report.Loss, ...]) -> dict[str, tuple[Shown, ...]]:
+def lost(ended: Reservoir, losses: tuple[funnel.Loss, ...]) -> dict[str, tuple[Shown, ...]]:
     """A few pictures of what was dropped for each reason; of those that nobody needs to see, none."""
     reasons = {loss.reason for loss in losses if loss.state == "dropped"} - UNSEEN
     rows = {reason: ended.rows(reason)[:LOST_EACH] for reason in sorted(reasons)}

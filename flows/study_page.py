@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lvd.tasks import charts, study
-from lvd.tasks.report import dressed
+from lvd.tasks.dress import dressed
 from lvd.tasks.wording import share
 
 if TYPE_CHECKING:

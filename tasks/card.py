@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from lvd.tasks.report import Collection, Loss, Search, Step, funnel, losses
+from lvd.tasks.funnel import Loss, Step, funnel, losses
+from lvd.tasks.report import Collection, Search
 from lvd.tasks.tallies import Ending
 from lvd.tasks.wording import share
 

@@ -7,6 +7,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from lvd.tasks import page_data
+from lvd.tasks.ledger_sample import cut
 from lvd.tasks.wording import count, duration, gpu_hours, rate, share, short, size, tail, without_credentials
 
 
@@ -22,10 +23,15 @@ def environment(**more: Any) -> Environment:
         lstrip_blocks=True,
         loader=FunctionLoader(_template),
     )
-    made.filters |= {"count": count, "duration": duration, "size": size, "tail": tail, "short": short}
+    made.filters |= {"count": count, "duration": duration, "size": size, "tail": tail, "short": short, "cut": cut}
     made.filters |= {"clean": without_credentials, "gpu_hours": gpu_hours, "rate": rate}
     made.globals |= {"share": share, "style": Markup(page_data.text_of("style.css")), **more}
     return made
+
+
+def dressed(name: str, **values: Any) -> str:
+    """A page without a script, in the dress of the report: the template of that name, with these values."""
+    return environment().get_template(name).render(values)
 
 
 def _template(name: str) -> str:

@@ -1,5 +1,7 @@
 """The rows of the ledger that the report lets people search: all of a small one, a sample of a large one."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 from jinja2.utils import htmlsafe_json_dumps
@@ -7,6 +9,7 @@ from pydantic import BaseModel
 
 from lvd.tasks.contact_sheets import Reservoir
 from lvd.tasks.takedowns import FORGOTTEN
+from lvd.tasks.wording import without_credentials
 
 MAX_ROWS = 5_000  # a ledger of so many is there whole
 EACH = 20  # rows of every reason at least, as far as there are so many
@@ -56,9 +59,7 @@ class Sampler:
 
     def sample(self) -> LedgerSample:
         """What was drawn, cut where the keys would take too much of the page."""
-        drawn = self._any.rows("any")
-        if self._total > MAX_ROWS:
-            drawn = [row for name in self._each.names() for row in self._each.rows(name)] + drawn
+        drawn = [row for name in self._each.names() for row in self._each.rows(name)] + self._any.rows("any")
         rows: dict[int, Entry] = {}
         characters = 0
         for row in drawn:
@@ -75,5 +76,17 @@ def _entry(row: dict) -> Entry:
     if row["reason"] == FORGOTTEN:
         row = {**row, "key": "taken down", "image_id": None, "because_of": None}
     texts = {name: row[name] or "" for name in COLUMNS if name not in ("score", "key")}
-    key = row["key"] if len(row["key"]) <= MAX_KEY else row["key"][: MAX_KEY - 1] + "…"
-    return Entry(key=key, score=None if row["score"] is None else round(row["score"], 4), **texts)
+    score = row["score"]
+    return Entry(
+        key=cut(without_credentials(row["key"])),
+        score=round(score, 4) if score is not None and math.isfinite(score) else None,
+        **texts,
+    )
+
+
+def cut(key: str) -> str:
+    """The beginning of a key, MAX_KEY characters at most: the one way in which pages shorten keys outside of figures.
+
+    A page is searched for it when an image is taken down.
+    """
+    return key if len(key) <= MAX_KEY else key[: MAX_KEY - 1] + "…"

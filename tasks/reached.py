@@ -32,7 +32,7 @@ class Reached(BaseModel, frozen=True):
 
 
 class Rows(NamedTuple):
-    """The pool rows that a selection retrieved, ascending, each once."""
+    """Some rows of the pool, ascending, each once: those that a selection retrieved, or all that are published."""
 
     name: str
     rows: np.ndarray
@@ -51,11 +51,6 @@ class Rows(NamedTuple):
         """(n,) bool: whether each row is one of them."""
         place = np.searchsorted(self.rows, rows)
         return np.append(self.rows, -1)[place] == rows
-
-
-def of_all(selections: list[Rows]) -> Rows:
-    """What any of them retrieved."""
-    return Rows("", np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(one.rows for one in selections)])))
 
 
 def overlaps(selections: list[Rows]) -> dict[str, dict[str, int]]:
@@ -82,23 +77,24 @@ class Domains:
 
 
 class Spread:
-    """How images lie over the clusters: all of the pool, those of every selection, and those of any.
+    """How images lie over the clusters: all of the pool, those of every selection, and those that are published.
 
     Cost: the small columns of the cells are read once; memory 8 bytes a cluster and selection.
     """
 
-    def __init__(self, cells: list[ShardRef], selections: list[Rows], num_clusters: int, asked: np.ndarray) -> None:
+    def __init__(
+        self, cells: list[ShardRef], published: Rows, selections: list[Rows], num_clusters: int, asked: np.ndarray
+    ) -> None:
         """asked: (m,) int64, ascending: pool rows whose cluster is wanted."""
-        union = of_all(selections)
         self.counts = {one.name: np.zeros(num_clusters, dtype=np.int64) for one in selections}
         self.kept = np.zeros(num_clusters, dtype=np.int64)
-        self.similarities = np.zeros((2, len(SIMILARITY_EDGES) - 1), dtype=np.int64)  # of all, of those of any
+        self.similarities = np.zeros((2, len(SIMILARITY_EDGES) - 1), dtype=np.int64)  # of all, of the published
         self.cluster_of = dict.fromkeys(asked.tolist(), -1)
         for ref in cells:
             table = read_table(ref, ["row", "cluster_id", "similarity"])
             row, cluster = table["row"].to_numpy(), table["cluster_id"].to_numpy()
             similarity = np.clip(table["similarity"].to_numpy(), -1, 1)
-            is_kept = union.has(row)
+            is_kept = published.has(row)
             for one in selections:
                 self.counts[one.name] += np.bincount(cluster[one.has(row)], minlength=num_clusters)
             self.kept += np.bincount(cluster[is_kept], minlength=num_clusters)

@@ -4,9 +4,7 @@ Everything in it that comes from the web (keys, texts, errors) is hostile input:
 """
 
 import re
-from collections import Counter
-from http import HTTPStatus
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
@@ -16,103 +14,15 @@ from lvd.tasks.algorithms.evenness import imbalance
 from lvd.tasks.charts import Chart, Paired
 from lvd.tasks.cluster_map import ClusterMap
 from lvd.tasks.contact_sheets import At, Groups, Sheet, Shown, Thumbnail
-from lvd.tasks.containers import Reason as DecodeReason
 from lvd.tasks.dress import environment
+from lvd.tasks.funnel import Loss, Step
 from lvd.tasks.ledger_sample import Entry, LedgerSample
+from lvd.tasks.meanings import meaning
 from lvd.tasks.reached import Reached
 from lvd.tasks.recall import Recall
-from lvd.tasks.takedowns import FORGOTTEN
-from lvd.tasks.tallies import Ending
-from lvd.tasks.wording import count, without_credentials
+from lvd.tasks.wording import count
 
-REFERENCE_REASONS = ("benchmark_copy", "curated_copy")
 SIZE_BINS = (("2", 2, 3), ("3", 3, 4), ("4 to 9", 4, 10), ("10 to 99", 10, 100), ("100 and more", 100, np.inf))
-MEANINGS = {
-    "invalid_url": "not an address that may be fetched",
-    "duplicate_url": "an earlier row names the same address",
-    "domain_full": "the domain has as many addresses as the recipe allows",
-    "extension": "the name ends in none of the wanted extensions",
-    "blocked_extension": "the name ends as no picture of ours does",
-    "blocked_domain": "on a list of blocked domains",
-    "blocked_url": "on a list of blocked addresses",
-    "unsafe_word": "a word of the address is on a list of unsafe words",
-    "domain_not_allowed": "on no list of allowed domains",
-    "page_opted_out": "the page says that its images are not to be used",
-    "unreadable_archive": "the archive could not be read from here on",
-    "unreadable_record": "a record of the archive could not be read",
-    "fetched": "an image came",
-    "opted_out": "the server says that the image is not to be used",
-    "robots_txt": "robots.txt disallows it",
-    "blocked_address": "leads to an address that is not public",
-    "no_such_host": "the name does not resolve",
-    "dead_host": "the host had not answered several times before",
-    "retry_later": "the host asked for a longer pause than allowed",
-    "tls_failed": "no secure connection: the certificate or the handshake",
-    "bad_response": "no answer that HTTP knows",
-    "wrong_digest": "other bytes than the list says lie there now",
-    "connection_failed": "no connection to the server",
-    "timeout": "no whole answer within the time limit",
-    "incomplete_body": "the answer broke off",
-    "empty_body": "an answer without a byte",
-    "too_large": "more bytes than allowed",
-    "too_many_redirects": "redirected on and on",
-    "unreadable": "the file could not be read",
-    "not_an_image": "the bytes are of no image format",
-    "truncated": "the file ends before the picture does",
-    "undecodable": "the decoder gave up",
-    "too_many_pixels": "larger than may be decoded",
-    "too_small": "the short edge is below the limit; value: pixels",
-    "aspect_ratio": "too long or too tall; value: long edge ÷ short edge",
-    "format": "a format that the recipe leaves out",
-    "too_many_frames": "more frames than may be counted",
-    "nsfw": "the classifier finds it unsafe; value: probability",
-    "animated": "more than one frame; value: frames",
-    "near_empty": "hardly any contrast; value: contrast or entropy",
-    "blurred": "sharpness below the limit",
-    "too_dark": "mean luminance below the limit",
-    "too_bright": "mean luminance above the limit",
-    "exact_duplicate": "the same bytes as another image",
-    "near_duplicate": "PCA hash and thumbnail almost those of another image",
-    "copy": "descriptor joins it to another image (self-deduplication)",
-    "benchmark_copy": "copies an image of a benchmark (relative deduplication)",
-    "curated_copy": "copies a curated image (relative deduplication)",
-    "forgotten": "taken down by request, or a copy of an image that was",
-    "not_finite": "the model gave no finite vector",
-    "semantic_duplicate": "means the same as another image of its cluster; value: similarity",
-    "not_retrieved": "unlike the curated images: nothing is wrong with it",
-}
-
-
-def meaning(reason: str) -> str:
-    """What a reason means; empty for one that nobody knows."""
-    if reason.startswith("http_") and reason[5:].isdigit():
-        known = {status.value: status.phrase for status in HTTPStatus}
-        return f"the server answered {known.get(int(reason[5:]), 'so')}".lower()
-    return MEANINGS.get(reason, "")
-
-
-class Step(BaseModel, frozen=True):
-    """One stage of the funnel: the images that are left, and what was lost since the step before."""
-
-    label: str
-    name: str = ""  # of its place in the page: funnel-NAME
-    count: int
-    before: int
-    lost: dict[str, int] = {}  # reason → images
-    gained: int = 0  # images that join here
-
-
-class Loss(BaseModel, frozen=True):
-    """Candidates that ended for one reason."""
-
-    stage: str
-    state: str
-    reason: str
-    count: int
-
-    @property
-    def meaning(self) -> str:
-        return meaning(self.reason)
 
 
 class Example(BaseModel, frozen=True):
@@ -318,72 +228,6 @@ class Report(BaseModel, frozen=True):
         return [Page(n, place, selected.get(n), self.curated(n), self.reached.get(n)) for place, n in places.items()]
 
 
-def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
-    """From the pool's candidates to the retrieved images, then to what is published with the included curated ones."""
-    left = Counter({ending[1:]: count for ending, count in counts.items() if ending[0] == "pool"})
-    steps = [Step(label="candidates", name="candidates", count=left.total(), before=left.total())]
-
-    def step(name: str, label: str, ends: Any) -> None:
-        lost: Counter[str] = Counter()
-        for stage, state, reason in [e for e in left if e[1] != "kept" and ends(*e)]:
-            lost[reason] += left.pop((stage, state, reason))
-        ordered = dict(sorted(lost.items(), key=lambda pair: (-pair[1], pair[0])))
-        steps.append(Step(label=label, name=name, count=left.total(), before=steps[-1].count, lost=ordered))
-
-    undecodable = get_args(DecodeReason)
-    step("crawl", "valid, each once", lambda stage, state, reason: stage == "crawl")
-    step("download", "fetched", lambda stage, state, reason: stage == "download" and reason not in undecodable)
-    step(
-        "decode",
-        "decodable",
-        lambda stage, state, reason: stage == "download" or (stage == "screen" and state == "failed"),
-    )
-    step("screen", "within the screening rules", lambda stage, state, reason: stage == "screen")
-    step("fingerprint", "unique by fingerprint", lambda stage, state, reason: stage == "fingerprint")
-    step(
-        "copies",
-        "after self-deduplication",
-        lambda stage, state, reason: stage == "copies" and reason not in REFERENCE_REASONS,
-    )
-    step("decontamination", "after decontamination", lambda stage, state, reason: stage == "copies")
-    if any(stage == FORGOTTEN for stage, _, _ in left):
-        step("forgotten", "not taken down", lambda stage, state, reason: stage == FORGOTTEN)
-    step("embed", "embedded", lambda stage, state, reason: stage == "embed")
-    if any(stage == "cluster" for stage, _, _ in left):
-        step("cluster", "without semantic duplicates", lambda stage, state, reason: stage == "cluster")
-    chosen = "retrieved or left" if any(reason == "survivor" for _, _, reason in left) else "retrieved"
-    step("retrieve", chosen, lambda stage, state, reason: True)
-    curated = sum(n for (role, _, state, _), n in counts.items() if role == "curated" and state == "kept")
-    retrieved = steps[-1].count
-    return (
-        *steps,
-        Step(label="published", name="published", count=retrieved + curated, before=retrieved, gained=curated),
-    )
-
-
-def losses(counts: Counter[Ending]) -> tuple[Loss, ...]:
-    """What ended for each reason, stage by stage, the most frequent first."""
-    order = (
-        "crawl",
-        "download",
-        "screen",
-        "fingerprint",
-        "copies",
-        FORGOTTEN,
-        "embed",
-        "cluster",
-        "retrieve",
-        "publish",
-    )
-    summed: Counter[tuple[str, str, str]] = Counter()
-    for (_, stage, state, reason), number in counts.items():
-        if state != "kept":
-            summed[stage, state, reason] += number
-    found = [Loss(stage=s, state=state, reason=reason, count=n) for (s, state, reason), n in summed.items()]
-    place = {stage: index for index, stage in enumerate(order)}
-    return tuple(sorted(found, key=lambda loss: (place.get(loss.stage, len(order)), -loss.count, loss.reason)))
-
-
 def group_sizes(groups: Groups) -> tuple[GroupSizes, ...]:
     """How large the groups of duplicates are; a bin counts the image that stays as well."""
     result = []
@@ -422,7 +266,7 @@ def place_of(name: str) -> str:
 def render(report: Report) -> str:
     """The page: one HTML file, pictures as `data:` URLs, one script that nothing depends on."""
     script, dots = page_data.scripts(), report.cluster_map
-    ledger = ([one.image_id, without_credentials(one.key), *_ending(one)] for one in report.ledger.entries)
+    ledger = ([one.image_id, one.key, *_ending(one)] for one in report.ledger.entries)
     data = {"ledger": ledger, "map": dots.lines() if dots else (), "names": [list(dots.names)] if dots else ()}
     return (
         environment(meaning=meaning)
@@ -438,11 +282,3 @@ def render(report: Report) -> str:
 
 def _ending(entry: Entry) -> list[Any]:
     return [entry.state, entry.stage, entry.reason, entry.score, entry.because_of, entry.role]
-
-
-def dressed(name: str, **values: Any) -> str:
-    """Another page in the dress of the report: one HTML file, no script.
-
-    name: of its template beside the report's, which is given the style and these values.
-    """
-    return environment().get_template(name).render(values)

@@ -56,12 +56,15 @@ class Profile:
     def __init__(self) -> None:
         self.fetched = {name: Counter() for name in ("format", "short_edge", "domain")}
         self.kept = {name: Counter() for name in self.fetched}
+        self.with_domain = {"fetched": 0, "kept": 0}  # images, also of the domains that are let go
         self.bytes_fetched = self.bytes_kept = 0
 
     def add(self, table: pa.Table, *, is_pool: bool) -> None:
         """table: as `with_fates` gives it. Curated images count as published only: they were no choice of the chain."""
         kept = table.filter(pc.equal(table["state"], "kept"))
-        for counters, part in ((self.fetched, table if is_pool else table.slice(0, 0)), (self.kept, kept)):
+        fetched = table if is_pool else table.slice(0, 0)
+        for side, counters, part in (("fetched", self.fetched, fetched), ("kept", self.kept, kept)):
+            self.with_domain[side] += len(part) - part["domain"].null_count
             short = pc.min_element_wise(part["width"], part["height"]).to_numpy()
             counters["short_edge"].update(np.searchsorted(SHORT_EDGES_PX, short, side="right").tolist())
             for name in ("format", "domain"):

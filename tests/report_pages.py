@@ -10,6 +10,7 @@ from PIL import Image
 from lvd.tasks import charts, report
 from lvd.tasks.cluster_map import ClusterMap, Dot
 from lvd.tasks.contact_sheets import At, Pairing, Sheet, Shown, Thumbnail
+from lvd.tasks.funnel import Loss, funnel, losses
 from lvd.tasks.ledger_sample import Entry, LedgerSample
 from lvd.tasks.reached import InCluster, Reached
 
@@ -37,7 +38,7 @@ def page(**changes) -> report.Report:
             "copy_similarity": 0.6,
             "reference_similarity": 0.45,
         },
-        "funnel": report.funnel(Counter()),
+        "funnel": funnel(Counter()),
         "components": report.Components(count=0, largest=0, lowest=1.0, chained=0),
         "searches": (),
         "group_sizes": (report.GroupSizes(reason="copy", bins=(("2", 0),), share=1.0),),
@@ -74,7 +75,7 @@ def hostile_page() -> report.Report:
         **dict.fromkeys(("clusters", "screened", "not_retrieved", "sample"), shown),
         **dict.fromkeys(("duplicates", "decontamination"), (shown, shown)),
         states={"kept": 1, "dropped": 2, "failed": 3},
-        losses=(report.Loss(stage=EVIL, state=EVIL, reason=EVIL, count=5),),
+        losses=(Loss(stage=EVIL, state=EVIL, reason=EVIL, count=5),),
         retrievals=(retrieval,),
         cluster_figures={EVIL: EVIL},
         cluster_charts=(charts.line(EVIL, [0.1, 0.2], EVIL),),
@@ -90,7 +91,10 @@ def hostile_page() -> report.Report:
         ledger=LedgerSample(entries=(entry(EVIL, image_id=EVIL, state=EVIL, reason=EVIL),), total=2),
         reached={EVIL: reached(EVIL)},
         cluster_map=ClusterMap(
-            names=(EVIL,), dots=(Dot(image_id=EVIL, x=1, y=1, cluster=0, selections=(0,)),), total=1, retrieved=1
+            names=(EVIL,),
+            dots=(Dot(image_id=EVIL, x=1, y=1, cluster=0, is_published=True, selections=(0,)),),
+            total=1,
+            published=1,
         ),
         shifts=(charts.paired(EVIL, np.array([1]), np.array([1]), [EVIL], (EVIL,)),),
         domain_shares=(report.Breakdown(name=EVIL, before=1, after=1),),
@@ -181,6 +185,7 @@ def full_page(num: int = 80) -> report.Report:
             x=n * 7919 % 1000,
             y=n * 104729 % 1000,
             cluster=n % 5,
+            is_published=n % 3 > 0,
             selections=(n % 2,) if n % 3 else (),
         )
         for n in range(200)
@@ -189,8 +194,8 @@ def full_page(num: int = 80) -> report.Report:
         title="A set",
         states={"kept": 120, "dropped": 180, "failed": 0},
         published={"retrieved": 120},
-        funnel=report.funnel(ended),
-        losses=report.losses(ended),
+        funnel=funnel(ended),
+        losses=losses(ended),
         lost={"copy": shown(20, 4), "too_small": shown(30, 2)},
         duplicates=(groups("Exact duplicates"), groups("Near duplicates"), groups("Copies")),
         decontamination=(groups("Copies of benchmark images"), groups("Copies of curated images")),
@@ -212,7 +217,7 @@ def full_page(num: int = 80) -> report.Report:
             title="Not retrieved", text="a sample", pairings=(Pairing(head=None, others=shown(40, 9)),)
         ),
         ledger=LedgerSample(entries=(*entries, entry(EVIL, image_id="e" * 32)), total=900),
-        cluster_map=ClusterMap(names=("birds", "old planes"), dots=dots, total=500, retrieved=120),
+        cluster_map=ClusterMap(names=("birds", "old planes"), dots=dots, total=500, published=120),
         shifts=(charts.paired_clusters("Clusters", np.array([9, 5, 0, 2]), np.array([3, 1, 0, 2])),),
         formats=(report.Breakdown(name="JPEG", before=9, after=4),),
         timings=tuple(

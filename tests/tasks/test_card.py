@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from lvd.tasks import card, schemas
-from lvd.tasks.report import Collection, Loss, Step
+from lvd.tasks.funnel import Loss, Step
+from lvd.tasks.report import Collection
 from lvd.tests.flows.shelf import Shelf, published
 
 FACTS = card.Facts(

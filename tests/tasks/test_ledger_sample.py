@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from lvd.tasks import ledger_sample, page_data
-from lvd.tasks.ledger_sample import EACH, MAX_CHARACTERS, MAX_KEY, MAX_ROWS, Sampler
+from lvd.tasks.ledger_sample import EACH, MAX_CHARACTERS, MAX_KEY, MAX_ROWS, Sampler, cut
 
 
 def table(start: int, stop: int, *, key: str = "http://a.example/{}") -> pa.Table:
@@ -56,6 +56,7 @@ def test_long_keys_are_cut_and_may_not_fill_the_page() -> None:
     assert all(len(one.key) == MAX_KEY and one.key.endswith("…") for one in found.entries)
     assert sum(len(one.key) for one in found.entries) <= MAX_CHARACTERS
     assert 3000 < len(found.entries) < 5000 and not found.is_whole
+    assert sum(one.reason == "rare" for one in found.entries) == 5  # these come first
     hostile = sample(table(0, 5000, key="<" * 1000 + "{}"))
     assert len(page_data.rows([one.key] for one in hostile.entries)) < 1.1 * MAX_CHARACTERS
 
@@ -65,3 +66,17 @@ def test_of_what_was_taken_down_nothing_is_said() -> None:
     first, second = sample(gone).entries
     assert (first.key, first.image_id, first.reason) == ("taken down", "", "forgotten")
     assert (second.key, second.image_id) == ("http://a.example/2", f"{2:032x}")
+
+
+def test_a_score_that_is_no_number_is_none_as_json_has_no_other() -> None:
+    odd = table(1, 4).set_column(6, "score", pa.array([float("nan"), float("inf"), 0.25]))
+    assert [one.score for one in sample(odd).entries] == [None, None, 0.25]
+
+
+def test_no_password_is_in_a_key() -> None:
+    assert sample(table(1, 2, key="s3://me:secret@host/{}")).entries[0].key == "s3://host/1"
+
+
+def test_a_long_key_is_cut() -> None:
+    assert cut("k" * MAX_KEY) == "k" * MAX_KEY
+    assert cut("k" * (MAX_KEY + 1)) == "k" * (MAX_KEY - 1) + "…"

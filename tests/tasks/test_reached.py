@@ -8,13 +8,15 @@ import pytest
 
 from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
 from lvd.tasks import schemas
-from lvd.tasks.reached import Domains, Rows, Spread, of_all, overlaps
+from lvd.tasks.reached import Domains, Rows, Spread, overlaps
 
 CLUSTERS = 4
 RNG = np.random.default_rng(0)
 CLUSTER_OF = RNG.integers(0, CLUSTERS - 1, 100)  # the last one is empty
 SIMILARITY = RNG.random(100).astype(np.float32)
 BIRDS, PLANES = Rows("birds", np.array([3, 4, 50, 99])), Rows("planes", np.array([4, 60]))
+PUBLISHED = Rows("published", np.array([3, 4, 50, 60, 77, 99]))  # one that nothing retrieved
+NONE = np.zeros(0, np.int64)
 
 
 @pytest.fixture
@@ -45,20 +47,19 @@ def test_rows_are_those_of_all_shards_each_once(local_root: str) -> None:
 
 def test_overlaps() -> None:
     assert overlaps([BIRDS, PLANES]) == {"birds": {"birds": 4, "planes": 1}, "planes": {"birds": 1, "planes": 2}}
-    assert of_all([BIRDS, PLANES]).rows.tolist() == [3, 4, 50, 60, 99]
 
 
 def test_clusters_and_similarities_are_counted(cells: list[ShardRef]) -> None:
-    spread = Spread(cells, [BIRDS, PLANES], CLUSTERS, np.array([7, 98, 1000]))
+    spread = Spread(cells, PUBLISHED, [BIRDS, PLANES], CLUSTERS, np.array([7, 98, 1000]))
     for one in (BIRDS, PLANES):
         np.testing.assert_array_equal(spread.counts[one.name], np.bincount(CLUSTER_OF[one.rows], minlength=CLUSTERS))
-    np.testing.assert_array_equal(spread.kept, np.bincount(CLUSTER_OF[[3, 4, 50, 60, 99]], minlength=CLUSTERS))
-    assert spread.similarities.sum(axis=1).tolist() == [100, 5]
+    np.testing.assert_array_equal(spread.kept, np.bincount(CLUSTER_OF[PUBLISHED.rows], minlength=CLUSTERS))
+    assert spread.similarities.sum(axis=1).tolist() == [100, 6]
     assert spread.cluster_of == {7: CLUSTER_OF[7], 98: CLUSTER_OF[98], 1000: -1}
 
 
 def test_what_a_collection_reached(cells: list[ShardRef]) -> None:
-    spread, sizes = Spread(cells, [BIRDS], CLUSTERS, np.zeros(0, np.int64)), np.bincount(CLUSTER_OF, minlength=CLUSTERS)
+    spread, sizes = Spread(cells, BIRDS, [BIRDS], CLUSTERS, NONE), np.bincount(CLUSTER_OF, minlength=CLUSTERS)
     found = spread.reached("birds", sizes, Counter({"b": 2, "a": 2, "c": 5}))
     counts = Counter(CLUSTER_OF[BIRDS.rows].tolist())
     assert (found.clusters, found.of_clusters) == (len(counts), 3)

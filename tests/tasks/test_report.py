@@ -1,13 +1,12 @@
 """The page: every section there, nothing in it that leads outside, nothing hostile that acts."""
 
 import json
-from collections import Counter
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
 from lvd.tasks import page_data, report
+from lvd.tasks.funnel import Loss
 from lvd.tests.report_pages import EVIL, full_page, hostile_page, page
 
 SECTIONS = [
@@ -15,24 +14,6 @@ SECTIONS = [
     *("left-out", "ledger", "cost", "recipe"),
 ]
 LINKING = {"src", "href", "srcset", "action", "data", "poster", "xlink:href", "formaction", "background", "cite"}
-ENDINGS: Counter = Counter(
-    {
-        ("pool", "crawl", "dropped", "duplicate_url"): 1,
-        ("pool", "download", "failed", "http_404"): 2,
-        ("pool", "download", "failed", "not_an_image"): 3,
-        ("pool", "screen", "failed", "truncated"): 4,
-        ("pool", "screen", "dropped", "too_small"): 5,
-        ("pool", "fingerprint", "dropped", "near_duplicate"): 6,
-        ("pool", "copies", "failed", "not_finite"): 7,
-        ("pool", "copies", "dropped", "copy"): 8,
-        ("pool", "copies", "dropped", "benchmark_copy"): 9,
-        ("pool", "embed", "failed", "not_finite"): 10,
-        ("pool", "retrieve", "dropped", "not_retrieved"): 1000,
-        ("pool", "publish", "kept", "retrieved"): 12,
-        ("curated", "download", "failed", "http_404"): 1,
-        ("curated", "publish", "kept", "curated"): 13,
-    }
-)
 
 
 class Tags(HTMLParser):
@@ -135,20 +116,19 @@ def test_empty_page_says_what_there_was_none_of() -> None:
         assert words in text
 
 
-def test_funnel_loses_every_candidate_in_one_step() -> None:
-    steps = report.funnel(ENDINGS)
-    pool = sum(n for (role, *_), n in ENDINGS.items() if role == "pool")
-    lost = [0, 1, 2, 3 + 4, 5, 6, 7 + 8, 9, 10, 1000, 0]
-    assert [sum(step.lost.values()) for step in steps] == lost
-    assert [step.count for step in steps[:-1]] == (pool - np.cumsum(lost[:-1])).tolist()
-    assert steps[-2].count == 12
-    assert (steps[-1].count, steps[-1].gained) == (12 + 13, 13)
-
-
-def test_losses_are_every_candidate_that_is_not_kept() -> None:
-    found = report.losses(ENDINGS)
-    assert sum(loss.count for loss in found) == sum(n for (_, _, state, _), n in ENDINGS.items() if state != "kept")
-    assert [loss.stage for loss in found][:3] == ["crawl", "download", "download"]
-    assert next(loss for loss in found if loss.reason == "http_404").count == 3  # of the pool and of a collection
-    text = report.render(page(losses=found))
+def test_a_loss_is_told_with_what_it_means() -> None:
+    loss = Loss(stage="download", state="failed", reason="http_404", count=1000)
+    text = report.render(page(losses=(loss,)))
     assert ">1,000</td>" in text and "the server answered not found" in text
+
+
+def test_the_opening_says_what_was_done_and_no_more() -> None:
+    selection = full_page().retrievals[0]
+    balanced = selection.model_copy(update={"notes": {**selection.notes, "kind": "balanced"}})
+    for made, words in (
+        (full_page(), "and copies of test images taken out, the rest kept where it is like the curated images, every"),
+        (page(retrievals=(balanced,)), "duplicates taken out, the rest balanced over its clusters, every"),
+        (page(published={"survivor": 3}), "duplicates taken out, all others kept, every"),
+        (page(), "duplicates taken out, nothing of the rest retrieved, every"),
+    ):
+        assert words in report.render(made)

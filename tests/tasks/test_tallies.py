@@ -58,6 +58,7 @@ def test_profile_compares_the_pool_with_what_is_published() -> None:
     profile.add(table([(5000, 4000, "PNG", "kept", None)]), is_pool=False)
     assert profile.fetched["format"] == {"PNG": 1, "GIF": 1} and profile.kept["format"] == {"PNG": 2}
     assert profile.fetched["domain"] == {"a": 1} and profile.kept["domain"] == {"a": 1}
+    assert profile.with_domain == {"fetched": 1, "kept": 1}
     names = tallies.short_edge_names()
     assert {names[i]: n for i, n in profile.fetched["short_edge"].items()} == {"below 32": 1, "32 to 63": 1}
     assert {names[i]: n for i, n in profile.kept["short_edge"].items()} == {"below 32": 1, "2,048 and more": 1}
