@@ -146,6 +146,6 @@ def of_a_fit(iterations: list[dict[str, Any]]) -> tuple[Chart, Chart]:
         return Chart(label=label, values=tuple(values), says=tuple(says), ticks=ticks, is_line=True)
 
     return (
-        drawn("Mean similarity to the centroid while fitting", "objective"),
-        drawn("Imbalance of the clusters while fitting", "imbalance"),
+        drawn("Mean similarity to the centroid, by iteration", "objective"),
+        drawn("Imbalance of the clusters, by iteration", "imbalance"),
     )

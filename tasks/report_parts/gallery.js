@@ -47,14 +47,21 @@ const openFigure = (figure, among) => {
   close.focus();
 };
 
+// Where the Tab key stops in a gallery: at this picture, else at the first one that is seen.
+const stopAt = (gallery, picture = null) => {
+  const handles = all("figure.pic > [role=button]", gallery);
+  const stop = picture ?? handles.find((handle) => !handle.closest("[hidden]"));
+  handles.forEach((handle) => handle.setAttribute("tabindex", handle === stop ? 0 : -1));
+};
+
 all("[data-gallery]").forEach((gallery) => {
   const figures = all("figure.pic", gallery).filter((figure) => one("img", figure));
-  const handles = figures.map((figure) => figure.firstElementChild);
-  handles.forEach((handle, index) => {
+  figures.forEach((figure) => {
+    const handle = figure.firstElementChild;
     handle.setAttribute("role", "button");
-    handle.setAttribute("tabindex", index ? -1 : 0);
     handle.setAttribute("aria-label", `Open larger: ${one("img", handle).alt}`);
   });
+  stopAt(gallery);
   const of = (event) => event.target.closest("figure.pic");
   gallery.addEventListener("click", (event) => {
     if (figures.includes(of(event))) openFigure(of(event), picturesOf(gallery));
@@ -67,7 +74,7 @@ all("[data-gallery]").forEach((gallery) => {
     if (event.key === "Enter" || event.key === " ") openFigure(figure, visible);
     else if (by) {
       const next = visible[(visible.indexOf(figure) + by + visible.length) % visible.length].firstElementChild;
-      handles.forEach((handle) => handle.setAttribute("tabindex", handle === next ? 0 : -1));
+      stopAt(gallery, next);
       next.focus();
     } else return;
     event.preventDefault();
@@ -82,6 +89,7 @@ all("[data-filter]").forEach((part) => {
   const choose = (kind) => {
     tagged.forEach((element) => (element.hidden = kind !== null && element.dataset.kind !== kind));
     buttons.forEach((button, index) => button.setAttribute("aria-pressed", [null, ...kinds][index] === kind));
+    all("[data-gallery]", part).forEach((gallery) => stopAt(gallery));
   };
   const buttons = [null, ...kinds].map((kind) =>
     make("button", { type: "button", "data-choice": kind ?? "all", onclick: () => choose(kind) }, kind ?? "all"),

@@ -1,7 +1,7 @@
 // The map of the clusters on a canvas: wheel, pinch, buttons and keys zoom and pan; pointing at a point tells of it.
 const mapView = document.getElementById("map-view");
-const dots = (mapView ? rowsOf("data-map") : []).map(([id, x, y, cluster, by]) => {
-  return { id, x, y, cluster, by, image: thumbs.get(id) };
+const dots = (mapView ? rowsOf("data-map") : []).map(([id, x, y, cluster, published, by]) => {
+  return { id, x, y, cluster, published: Boolean(published), by, image: thumbs.get(id) };
 });
 if (dots.length) {
   const [names] = rowsOf("data-names");
@@ -15,7 +15,7 @@ if (dots.length) {
   });
   const card = make("div", { class: "card", hidden: true });
   const says = make("p", { class: "says muted", role: "status", "aria-live": "polite" });
-  const colours = { state: "retrieved or not", cluster: "cluster" };
+  const colours = { state: "published or not", cluster: "cluster" };
   if (names.length > 1) colours.selection = "collection";
   const options = Object.entries(colours).map(([value, text]) => make("option", { value }, text));
   const mode = make("select", { id: "map-colour" }, ...options);
@@ -30,7 +30,7 @@ if (dots.length) {
   const colourOf = (dot, accent, gone) => {
     if (mode.value === "cluster") return dot.cluster < 0 ? gone : hue(dot.cluster);
     if (mode.value === "selection") return dot.by.length ? hue(dot.by[0]) : gone;
-    return dot.by.length ? accent : gone;
+    return dot.published ? accent : gone;
   };
 
   const small = new Map(); // image id → a picture that can be painted
@@ -57,7 +57,7 @@ if (dots.length) {
     const inside = dots.map((dot) => [dot, ...toScreen(dot)]).filter(isNear);
     for (const kept of [false, true])
       for (const [dot, x, y] of inside) {
-        if (Boolean(dot.by.length) !== kept) continue;
+        if (dot.published !== kept) continue;
         pen.globalAlpha = 0.9;
         pen.fillStyle = colourOf(dot, accent, gone);
         pen.beginPath();
@@ -65,7 +65,7 @@ if (dots.length) {
         pen.fill();
       }
     pen.globalAlpha = 1;
-    for (const [dot, x, y] of inside.filter(([dot]) => dot.image)) {
+    for (const [dot, x, y] of inside.filter(([dot]) => dot.image).sort(([a], [b]) => (a === at) - (b === at))) {
       const image = looked.zoom >= PICTURES_FROM ? paintable(dot) : null;
       pen.strokeStyle = image ? colourOf(dot, accent, gone) : text;
       pen.lineWidth = image ? 2 : 0.8;
@@ -96,8 +96,9 @@ if (dots.length) {
   };
 
   const telling = (dot) => {
-    const by = dot.by.length ? `retrieved for ${dot.by.map((number) => names[number]).join(", ")}` : "not retrieved";
-    return `${dot.cluster < 0 ? "in no cluster" : `cluster ${dot.cluster}`}, ${by}`;
+    const by = dot.by.length ? ` for ${dot.by.map((number) => names[number]).join(", ")}` : "";
+    const where = dot.cluster < 0 ? "in no cluster" : `cluster ${dot.cluster}`;
+    return `${where}, ${dot.published ? "published" : "not published"}${by}`;
   };
   const point = (dot) => {
     at = dot;
@@ -174,13 +175,16 @@ if (dots.length) {
     fingers.set(event.pointerId, here);
   });
   const lift = (event) => {
-    if (fingers.delete(event.pointerId) && moved < 6 && event.type === "pointerup") {
-      point(nearest(...place(event)));
-      says.textContent = at ? telling(at) : "";
-    }
+    if (!fingers.delete(event.pointerId) || moved >= 6 || event.type !== "pointerup") return;
+    const dot = nearest(...place(event));
+    if (dot && dot === at && event.pointerType === "touch") openAt();
+    point(dot);
+    says.textContent = at ? telling(at) : "";
   };
   ["pointerup", "pointercancel"].forEach((type) => canvas.addEventListener(type, lift));
-  canvas.addEventListener("pointerleave", () => fingers.size || point(null));
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch" && !fingers.size) point(null); // a finger leaves as it lifts
+  });
   canvas.addEventListener("dblclick", openAt);
 
   const pictured = dots.filter((dot) => dot.image);
@@ -210,7 +214,7 @@ if (dots.length) {
     button("Whole map", "Show the whole map", reset));
   const help = make("p", { id: "map-help", class: "muted" },
     "Click the map, then the wheel zooms; drag, pinch, or keys: + − 0, arrows, n and p for the next and the last " +
-      "picture, Enter opens it.");
+      "picture; Enter, a double click or a second tap opens it.");
   mode.addEventListener("change", draw);
   mapView.replaceChildren(make("div", { class: "field" }, canvas, card));
   mapView.before(bar);

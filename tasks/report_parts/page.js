@@ -29,8 +29,8 @@ const goTo = (id) => {
   openers.forEach((open) => open(target));
   target.scrollIntoView();
 };
-const goToAddress = () => goTo(decodeURIComponent(location.hash.slice(1)));
-const setAddress = (id) => history.replaceState(null, "", `#${encodeURIComponent(id)}`);
+const goToAddress = () => goTo(location.hash.slice(1)); // of letters, digits, dots and dashes, as all our names
+const setAddress = (id) => history.replaceState(null, "", `#${id}`);
 
 addEventListener("hashchange", goToAddress);
 addEventListener("DOMContentLoaded", goToAddress);

@@ -1,9 +1,11 @@
 // The search over the ledger's rows that are in this page: key, image id, state, stage, reason, score, cause, role.
-const LISTED = 100;
+const FIRST = 20, MORE = 100; // rows that are listed, and with every press of the button
 const form = document.getElementById("ledger-form");
 if (form) {
   const entries = rowsOf("data-ledger");
   const texts = entries.map(([id, key]) => `${key}\n${id}`.toLowerCase());
+  const total = Number(form.dataset.total);
+  const here = entries.length < total ? " here" : ""; // of a sample nothing is said of the whole
   const said = (number) => number.toLocaleString("en");
   const counted = (column) => {
     const counts = new Map();
@@ -11,7 +13,7 @@ if (form) {
     return [...counts].sort((a, b) => b[1] - a[1]);
   };
   const select = (id, text, column) => {
-    const options = counted(column).map(([value, n]) => make("option", { value }, `${value} (${said(n)})`));
+    const options = counted(column).map(([value, n]) => make("option", { value }, `${value} (${said(n)}${here})`));
     return make("label", {}, text, make("select", { id }, make("option", { value: "" }, "any"), ...options));
   };
   const placeholder = "part of a URL, a path or an image id";
@@ -33,20 +35,34 @@ if (form) {
     const follow = () => {
       input.value = cause;
       search();
+      input.focus();
     };
     const why = make("td", { class: "muted" });
     if (cause) why.append(button("cause", `Search for ${cause}`, follow, cause.slice(0, 12)));
     return make("tr", {}, name, ...cells, make("td", { class: "n" }, score === null ? "" : String(score)), why);
   };
+  const rows = document.getElementById("ledger-rows");
+  const more = make("button", { type: "button", id: "ledger-more", onclick: () => list(MORE) });
+  rows.closest("table").classList.add("pictured");
+  rows.closest(".scroll").after(more);
+  let found = [];
+  const list = (number) => {
+    const shown = rows.children.length;
+    rows.append(...found.slice(shown, shown + number).map(line));
+    const left = found.length - rows.children.length;
+    more.textContent = `Show ${said(Math.min(left, MORE))} more`;
+    more.hidden = !left;
+  };
   const search = () => {
     const [state, reason] = ["state", "reason"].map((name) => document.getElementById(`ledger-${name}`).value);
     const wanted = input.value.trim().toLowerCase();
     const isOf = (entry) => (!state || entry[2] === state) && (!reason || entry[4] === reason);
-    const found = entries.filter((entry, index) => texts[index].includes(wanted) && isOf(entry));
-    document.getElementById("ledger-rows").replaceChildren(...found.slice(0, LISTED).map(line));
-    const cut = found.length > LISTED ? `; the first ${LISTED} are listed` : "";
-    const counts = `${said(found.length)} of ${said(entries.length)} match`;
-    document.getElementById("ledger-found").textContent = counts + cut;
+    found = entries.filter((entry, index) => texts[index].includes(wanted) && isOf(entry));
+    rows.replaceChildren();
+    list(FIRST);
+    const counts = `${said(found.length)} of the ${said(entries.length)}${here} match`;
+    const rest = here && `; ${said(total - entries.length)} more candidates are not in this page`;
+    document.getElementById("ledger-found").textContent = counts + rest;
   };
   let waiting = 0;
   form.addEventListener("input", () => {

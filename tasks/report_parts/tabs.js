@@ -23,9 +23,10 @@ all("[data-tabs]").forEach((group) => {
     setAddress(panels[index].id);
   });
   bar.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by) return;
-    const next = tabs[(tabs.indexOf(event.target) + by + tabs.length) % tabs.length];
+    const now = tabs.indexOf(event.target);
+    const place = { ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: -1 }[event.key];
+    if (place === undefined) return;
+    const next = tabs.at(place % tabs.length);
     next.click();
     next.focus();
     event.preventDefault();
