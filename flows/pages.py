@@ -156,7 +156,8 @@ def told(row: Said, edition: Edition) -> Said:
         if isinstance(value, float):
             clean[name] = round(value, 5) if math.isfinite(value) else None
     unseen = is_gone or row.get("reason") in UNSEEN
-    return clean | {"has_picture": bool(row["image_id"]) and edition.has_images and not unseen}
+    came = bool(row["image_id"]) and edition.has_images and row.get("state") != "failed"  # failed: it has no pixels
+    return clean | {"has_picture": came and not unseen}
 
 
 def images(site: Site, asked: Asked) -> Said:
@@ -191,6 +192,8 @@ def image(site: Site, asked: Asked, image_id: str) -> Said:
     unseen = next((UNSEEN[row["reason"]] for row in rows if row["reason"] in UNSEEN), None)
     is_gone = taken_down(edition, image_id)
     unseen = UNSEEN["forgotten"] if is_gone else unseen
+    if rows and all(row["state"] == "failed" for row in rows):
+        unseen = unseen or f"it cannot be decoded: {rows[0]['reason']}"
     for row in group["rows"]:
         row["has_picture"] &= unseen is None or row["image_id"] != image_id
     known, published = facts(edition, rows), told(published, edition) if published else None

@@ -143,6 +143,14 @@ def test_a_picture_that_is_dropped_is_found(site: Served, rows: list[dict], cura
     assert error.startswith("not_an_image: ")
 
 
+def test_an_image_that_cannot_be_decoded_is_not_asked_for(site: Served, rows: list[dict]) -> None:
+    broken = one(rows, reason="truncated")
+    assert broken["image_id"]
+    assert "/picture/" not in site.page("/ledger?reason=truncated")
+    page = site.page(f"/image/{broken['image_id']}")
+    assert "Not shown: it cannot be decoded: truncated." in page and "/picture/" not in page
+
+
 def test_published_images_are_browsed_by_what_they_are(site: Served, rows: list[dict]) -> None:
     kept = [row for row in rows if row["state"] == "kept"]
     every = site.api("/v/1/images?limit=1000")
