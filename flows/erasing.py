@@ -19,11 +19,11 @@ from pydantic import BaseModel
 
 from lvd.flows.inquiry import NOT_STAGES
 from lvd.flows.leftovers import remove_directory
-from lvd.infra.shards import StageDir, fingerprint, read_table
+from lvd.infra.shards import ShardRef, StageDir, fingerprint, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import card, tallies
 from lvd.tasks.erased_page import with_notice, without_names, without_pictures
-from lvd.tasks.erasing import Change, rewritten, tables, with_fates, without_rows
+from lvd.tasks.erasing import Change, are_aliases, rewritten, tables, with_fates, without_rows
 from lvd.tasks.erasing import without_names as without_names_in
 from lvd.tasks.takedowns import FORGOTTEN, Takedowns, is_among, url_digest
 from lvd.tasks.wording import without_credentials
@@ -223,12 +223,19 @@ class Eraser:
                 self._storage.write_bytes(readme, card.render(new).encode())
                 self._storage.write_bytes(facts, new.model_dump_json(indent=1).encode())
                 self.files += 2
+        self._renamed(f"{target.directory}/ledger/state.json", ledger)
         states = card.states_of(endings)
         for name in self._storage.names("runs"):
             if name.endswith(f"-{target.fingerprint}.json"):
                 old = self._storage.read_json(f"runs/{name}")
                 new = {**old, "ledger": {state: states[state] for state in old["ledger"]}}
                 self._put(f"runs/{name}", old, new)
+
+    def _renamed(self, name: str, ledger: list[ShardRef]) -> None:
+        """state.json of a ledger tells it from what it was before candidates lost their names, for all who keep it."""
+        if aliases := sum(int(are_aliases(read_table(ref, ["key"])["key"]).sum()) for ref in ledger):
+            old = self._storage.read_json(name)
+            self._put(name, old, {**old, "_fingerprint": fingerprint(name, aliases)[:16]})
 
     def _kept(self, target: StageDir) -> Counter[str]:
         """Directory of images → images of it that a version has: its ledger has a shard for each of their shards."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lvd.flows.pictures import UNSEEN, Pictures, image_at, place_of, stored
+from lvd.flows.pictures import UNSEEN, Pictures, image_at, is_shown, place_of, stored
 from lvd.flows.questions import Asked, Busy
 from lvd.flows.shelf import Edition, NotThere, Shelf
 from lvd.tasks.report import MEANINGS
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 ROWS, IMAGES, GROUP, LISTED = 50, 48, 60, 50  # a page of the ledger, of images; of one image's duplicates; of runs
 MAX_ROWS = 1000  # that a script can ask for at once
 FACTS = ["key", "url", "page_url", "alt", "source", "domain", "label", "width", "height", "format", "num_bytes"]
+ENDINGS = 12  # on the first page
 NEIGHBOURS = 12
+COMPARED_AT_ONCE = 2_000_000  # candidates; what more there are, an image is compared with if somebody asks for it
 WAIT_S = 30.0  # for comparisons of others
 STATES, ROLES = ("kept", "dropped", "failed"), ("pool", "curated")
 VECTORS = "This root holds vectors, not images: there are no pictures to show."
@@ -60,7 +62,9 @@ def overview(site: Site, asked: Asked) -> Said:
     latest: dict[int, str] = {}
     for run_id, number in runs.items():
         latest.setdefault(number, run_id)
-    versions = [version_line(site, latest[number], number) for number in site.shelf.numbers()[:LISTED]]
+    listed = site.shelf.numbers()[:LISTED]
+    records = site.shelf.records([latest[number] for number in listed])
+    versions = [version_line(latest[number], record, number) for number, record in zip(listed, records, strict=True)]
     roles, collections = edition.collections
     return {
         "head": site.head(edition),
@@ -72,17 +76,13 @@ def overview(site: Site, asked: Asked) -> Said:
         "num_versions": len(latest),
         "num_runs": len(runs),
         "run": run_line(next(iter(runs)), site.shelf.record(next(iter(runs)))),
-        "endings": edition.endings[:12],
+        "endings": edition.endings[:ENDINGS],
+        "rarer": edition.endings[ENDINGS:],
     }
 
 
-def version_line(site: Site, run_id: str, number: int) -> Said:
-    record = site.shelf.record(run_id)
-    return {
-        "number": number,
-        "states": record["ledger"],
-        **run_line(run_id, record),
-    }
+def version_line(run_id: str, record: Said, number: int) -> Said:
+    return {"number": number, "states": record["ledger"], **run_line(run_id, record)}
 
 
 def run_line(run_id: str, record: Said) -> Said:
@@ -98,7 +98,7 @@ def runs(site: Site, asked: Asked) -> Said:
     listed = known[start : start + LISTED]
     return {
         "head": site.head(site.edition(Asked({}))),
-        "runs": [run_line(run_id, site.shelf.record(run_id)) for run_id in listed],
+        "runs": [run_line(run_id, one) for run_id, one in zip(listed, site.shelf.records(listed), strict=True)],
         "total": len(known),
         "next": start + LISTED if start + LISTED < len(known) else None,
     }
@@ -131,7 +131,7 @@ def ledger(site: Site, asked: Asked) -> Said:
     return {
         "head": site.head(edition),
         "asked": {"q": text, "match": match, **chosen},
-        "reasons": sorted(filter(None, reasons)),
+        "reasons": sorted(filter(None, {*reasons, chosen["reason"]})),
         "meanings": MEANINGS,
         "found": page_of(found, edition),
     }
@@ -149,7 +149,8 @@ def told(row: Said, edition: Edition) -> Said:
         if isinstance(value, float):
             clean[name] = round(value, 5) if math.isfinite(value) else None
     unseen = row.get("reason") in UNSEEN or row["image_id"] in edition.taken_down
-    return clean | {"has_picture": bool(row["image_id"]) and edition.has_images and not unseen}
+    came = bool(row["image_id"]) and edition.has_images and row.get("state") != "failed"  # failed: it has no pixels
+    return clean | {"has_picture": came and not unseen}
 
 
 def images(site: Site, asked: Asked) -> Said:
@@ -176,13 +177,15 @@ def image(site: Site, asked: Asked, image_id: str) -> Said:
     """One image: where it came from, what became of it and because of which other, and what went because of it."""
     edition = site.edition(asked)
     rows = [told(row, edition) for row in edition.fates(image_id)]
-    reference = edition.references({image_id}).get(image_id)
+    reference = edition.reference(image_id)
     if not rows and reference is None:
         raise NotThere(f"no image {image_id} is stored in {edition.version}: look for it in /ledger")
     published = edition.published_row(image_id)
     group = page_of(scan(edition.ledger, equal("because_of", image_id), limit=GROUP, seconds=SCAN_S), edition)
     unseen = next((UNSEEN[row["reason"]] for row in rows if row["reason"] in UNSEEN), None)
     unseen = UNSEEN["forgotten"] if image_id in edition.taken_down else unseen
+    if rows and all(row["state"] == "failed" for row in rows):
+        unseen = unseen or f"it cannot be decoded: {rows[0]['reason']}"
     for row in group["rows"]:
         row["has_picture"] &= unseen is None or row["image_id"] != image_id
     return {
@@ -195,6 +198,7 @@ def image(site: Site, asked: Asked, image_id: str) -> Said:
         "cell": edition.cell_of(image_id),
         "group": group,
         "unseen": unseen,
+        "is_compared": edition.ledger.rows <= COMPARED_AT_ONCE,
     }
 
 
@@ -248,7 +252,7 @@ def finding_said(found: "Finding", edition: Edition) -> Said:
     said["candidates"] = [told(row, edition) for row in said["candidates"]]
     for image in (*said["copies"], *said["neighbours"], *([said["nearest"]] if said["nearest"] else ())):
         image |= {name: without_credentials(image[name]) for name in ("key", "fate")}
-        image["has_picture"] = image["image_id"] not in edition.taken_down
+        image["has_picture"] = is_shown(edition, image["image_id"])
     return said
 
 

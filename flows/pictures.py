@@ -2,8 +2,8 @@
 
 Of a published image the published bytes are shown, faces blurred where the recipe blurs them; of others what was
 fetched, with the same faces blurred. Never shown: what was taken down, what the classifier found unsafe, and, where
-faces are blurred, an image in which nobody looked for them. Cost: a pass over the ids of the
-ledger and of the published images, and one batch of images.
+faces are blurred, an image in which nobody looked for them. Cost: one batch of images; for
+the first picture of a version also a pass over the ids of its ledger and of its published images.
 """
 
 import hashlib
@@ -17,11 +17,10 @@ from PIL import Image
 
 from lvd.flows.shelf import FORGOTTEN, Edition, NotThere
 from lvd.infra.shards import ShardRef
-from lvd.tasks.contact_sheets import first_rows
 from lvd.tasks.decode import DecodeError, decode_rgb
 
 EDGES_PX = {"small": 240, "large": 960}  # of the longer edge; never enlarged
-MAX_PIXELS = 100_000_000  # of an image that is shown; raising it lets one picture take more memory: 4 bytes a pixel
+MAX_PIXELS = 100_000_000  # of an image that is shown; one takes 4 bytes a pixel, a WebP 16, see `decode`
 CACHED_BYTES = 64 << 20  # of pictures made
 AT_ONCE = 2  # pictures that are decoded at a time
 QUALITY = 78  # of their WebP
@@ -42,7 +41,7 @@ class Pictures:
     def webp(self, edition: Edition, image_id: str, size: str = "small") -> bytes:
         """A picture of the image. Raises NotShown, and NotThere if no such image is stored."""
         check_shown(edition, image_id)
-        name = (edition, image_id, size)
+        name = (edition.state, image_id, size)
         with self._lock:
             if name in self._made:
                 self._made.move_to_end(name)
@@ -68,6 +67,15 @@ def check_shown(edition: Edition, image_id: str) -> None:
             raise NotShown(f"the picture of {image_id} is not shown: {why}")
 
 
+def is_shown(edition: Edition, image_id: str) -> bool:
+    """Whether nothing forbids to show the picture of an image."""
+    try:
+        check_shown(edition, image_id)
+    except NotShown:
+        return False
+    return True
+
+
 def stored(edition: Edition, image_id: str) -> bytes:
     """The bytes of an image as they may be shown. Raises NotThere, or NotShown if faces cannot be blurred."""
     if row := edition.published_row(image_id):
@@ -84,12 +92,9 @@ def unpublished(edition: Edition, image_id: str) -> bytes | None:
     for row in edition.rows_of(image_id):
         if place := place_of(edition, row["position"]):
             return covered(edition, *place)
-    if edition.has_images:
-        for collection in edition.record["collections"]:
-            for directory in collection["images"] if collection["role"] != "pool" else ():
-                refs = edition.at(directory).shards()
-                if rows := first_rows(refs, {image_id}):
-                    return covered(edition, directory, refs, rows[image_id])
+    for _, directory, images in edition.others:
+        if found := images.of_id(image_id, 1):
+            return covered(edition, directory, images.refs, found[0]["position"])
     raise NotThere(f"no image {image_id} is stored")
 
 
@@ -99,13 +104,11 @@ def place_of(edition: Edition, position: int) -> tuple[str, list[ShardRef], int]
     There is a shard of the ledger for every shard of images, and it ends with these, in their order.
     """
     number, row = edition.ledger.shard_of(position)
-    for directory in edition.ledger_dir.account()["inputs"].get("images", ()) if edition.has_images else ():
-        refs = edition.at(directory).shards()
-        if number < len(refs):
-            row -= edition.ledger.refs[edition.ledger.shard_of(position)[0]].rows - refs[number].rows
-            return (directory, refs, refs[number].first_row + row) if row >= 0 else None
-        number -= len(refs)
-    return None
+    if number >= len(edition.stored):
+        return None
+    directory, refs, ref = edition.stored[number]
+    row -= edition.ledger.refs[number].rows - ref.rows
+    return (directory, refs, ref.first_row + row) if row >= 0 else None
 
 
 def covered(edition: Edition, directory: str, refs: list[ShardRef], row: int) -> bytes | None:
@@ -116,10 +119,8 @@ def covered(edition: Edition, directory: str, refs: list[ShardRef], row: int) ->
         return image["image"]["bytes"]
     from lvd.tasks.publish import Blur, Looked, cover, face_boxes
 
-    seen = map(edition.at, edition.record["directories"].get("content", ()))
-    looked = [content for content in seen if content.account()["inputs"]["images"] == directory]
-    blur = Blur(min_score=faces["blur_min_score"])
-    both = Looked(images=refs, content=looked[0].shards()) if looked else None
+    seen, blur = edition.content.get(directory), Blur(min_score=faces["blur_min_score"])
+    both = Looked(images=refs, content=seen) if seen else None
     boxes = face_boxes(both, np.array([row]), blur) if both else {}
     if row not in boxes:
         raise NotShown("the picture is not shown: faces are blurred here, and nobody looked for them in this image")

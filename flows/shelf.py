@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import math
 import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 from lvd.infra.errors import InputError
 from lvd.infra.places import Batches
-from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.shards import READERS, ShardRef, StageDir
 from lvd.infra.storage import Storage
 from lvd.tasks import schemas, tallies
-from lvd.tasks.scanning import Columns, among, equal, holding, scan
+from lvd.tasks.scanning import Columns, equal, holding
 
 FOLDER = "curated"  # of the versions, as `versions` has it
 FORGOTTEN = "forgotten"  # the folder of takedowns, and the reason in the ledger
@@ -34,12 +37,25 @@ class NotThere(Exception):
     """What was asked for is not on this root."""
 
 
-class Edition:
-    """One published version: its ledger, its images, and the record of the run that made it."""
+class once(cached_property):
+    """A property that one thread makes while all others that ask for it wait."""
 
-    def __init__(self, root: str, number: int, record: dict[str, Any]) -> None:
-        self.root, self.number, self.record = root, number, record
-        self.version = f"v{number}"
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        with instance.making:
+            return super().__get__(instance, owner)
+
+
+class Edition:
+    """One published version: its ledger, its images, and the record of the run that made it.
+
+    state: what tells it from the same version before or after something of it was changed.
+    """
+
+    def __init__(self, root: str, number: int, record: dict[str, Any], state: str) -> None:
+        self.root, self.number, self.record, self.state = root, number, record, state
+        self.version, self.making = f"v{number}", threading.RLock()
         directories = record["directories"]
         self.batches = Batches()
         self.has_images = "imported" not in directories and "download" in directories
@@ -48,43 +64,64 @@ class Edition:
         stage, name = directory.rsplit("/", 1)
         return StageDir(root=self.root, stage=stage, fingerprint=name)
 
-    @cached_property
+    @once
     def ledger_dir(self) -> StageDir:
         return StageDir(root=self.root, stage=f"{FOLDER}/{self.version}", fingerprint="ledger")
 
-    @cached_property
+    @once
     def ledger(self) -> Columns:
         return Columns(self.ledger_dir.shards(), schemas.LEDGER.names)
 
-    @cached_property
+    @once
     def dataset(self) -> list[ShardRef]:
         return StageDir(root=self.root, stage=FOLDER, fingerprint=self.version).shards()
 
-    @cached_property
+    @once
     def published(self) -> Columns:
         return Columns(self.dataset, PUBLISHED)
 
-    @cached_property
+    @once
     def cells(self) -> Columns | None:
         """The cluster of every pool image that was left to cluster."""
         found = self.record["directories"].get("cluster", [])
         refs = [ref for directory in found for ref in self.at(directory).shards()]
         return Columns(refs, ["image_id", "cluster_id", "similarity"]) if refs else None
 
-    @cached_property
+    @property
     def states(self) -> dict[str, int]:
-        """State → candidates, as the ledger has them now."""
-        counted = {state: self.ledger_dir.account()["reasons"].get(state, 0) for state in ("kept", "dropped", "failed")}
-        return counted if sum(counted.values()) == self.ledger.rows else self.record["ledger"]
+        """State → candidates, as the ledger has them: a takedown counts anew."""
+        return self.record["ledger"]
 
-    @cached_property
+    @once
+    def stored(self) -> list[tuple[str, list[ShardRef], ShardRef]]:
+        """For each shard of the ledger the images that came of it: their directory, all its shards, their shard."""
+        directories = self.ledger_dir.account()["inputs"].get("images", ()) if self.has_images else ()
+        shards = {directory: self.at(directory).shards() for directory in directories}
+        return [(directory, refs, ref) for directory, refs in shards.items() for ref in refs]
+
+    @once
+    def content(self) -> dict[str, list[ShardRef]]:
+        """Directory of images → what was seen in them, where a model looked for faces."""
+        looked = map(self.at, self.record["directories"].get("content", ()))
+        return {target.account()["inputs"]["images"]: target.shards() for target in looked}
+
+    @once
+    def others(self) -> list[tuple[str, str, Columns]]:
+        """The images of the benchmarks and curated collections: what they are, where they lie, ids and keys."""
+        if not self.has_images:
+            return []
+        collections = [one for one in self.record["collections"] if one["role"] != "pool"]
+        names = {d: f"{one['role']} {one['name']}" for one in collections for d in one["images"]}
+        return [(said, d, Columns(self.at(d).shards(), ["image_id", "key"])) for d, said in names.items()]
+
+    @once
     def taken_down(self) -> set[str]:
         """Every image id that a record of a takedown names, whatever the version; all else there are longer hashes."""
         storage = Storage(self.root)
         records = (storage.read_bytes(f"{FORGOTTEN}/{name}") for name in storage.names(FORGOTTEN))
         return {found.decode() for record in records for found in IMAGE_ID.findall(record)}
 
-    @cached_property
+    @once
     def endings(self) -> list[dict[str, Any]]:
         """How many candidates ended in each way; nothing for a ledger too long to count while somebody waits."""
         if self.ledger.rows > MAX_COUNTED:
@@ -95,7 +132,7 @@ class Edition:
                 counts[tuple(row[name] or "" for name in names)] += row["count_all"]
         return [dict(zip(names, ending, strict=True), count=count) for ending, count in counts.most_common()]
 
-    @cached_property
+    @once
     def collections(self) -> tuple[Counter[str], Counter[str]]:
         """Published images by role, and by the collection that retrieved them."""
         if not self.has_images:
@@ -110,34 +147,34 @@ class Edition:
 
     def rows_of(self, image_id: str) -> list[dict[str, Any]]:
         """The ledger's rows with these bytes, each with its position."""
-        return scan(self.ledger, equal("image_id", image_id), limit=MAX_ROWS_OF_ONE).rows
+        return self.ledger.of_id(image_id, MAX_ROWS_OF_ONE)
 
     def fates(self, image_id: str) -> list[dict[str, Any]]:
         """These rows with `cause`: what the image is, in words, that each was dropped because of."""
         from lvd.flows.inquiry import described
 
         rows = self.rows_of(image_id)
-        wanted = {row["because_of"] for row in rows if row["because_of"]}
-        causes = self.references(wanted)
-        if others := wanted - causes.keys():
-            found = scan(self.ledger, among("image_id", others), limit=MAX_ROWS_OF_ONE).rows
-            causes |= {row["image_id"]: described(row) for row in sorted(found, key=lambda r: r["state"] == "kept")}
+        causes: dict[str, str] = {}
+        for cause in {row["because_of"] for row in rows if row["because_of"]}:
+            found = sorted(self.rows_of(cause), key=lambda row: row["state"] == "kept")
+            if said := self.reference(cause) or (described(found[-1]) if found else None):
+                causes[cause] = said
         return [{**row, "cause": causes.get(row["because_of"])} for row in rows]
 
-    def references(self, image_ids: set[str]) -> dict[str, str]:
-        """image id → its key and collection, of images of the benchmarks and the curated collections."""
-        from lvd.flows.inquiry import named_references
-
-        return named_references(self.root, self.record["collections"], image_ids) if self.has_images else {}
+    def reference(self, image_id: str) -> str | None:
+        """The key and the collection of an image of a benchmark or curated collection; None if it is none."""
+        for said, _, images in reversed(self.others):
+            if found := images.of_id(image_id, 1):
+                return f"{found[0]['key']} ({said})"
+        return None
 
     def published_row(self, image_id: str) -> dict[str, Any] | None:
         """What was published of an image, with its position; None if it was not."""
-        found = scan(self.published, equal("image_id", image_id), limit=1, counted=False) if self.has_images else None
-        return found.rows[0] if found and found.rows else None
+        return next(iter(self.published.of_id(image_id, 1)), None) if self.has_images else None
 
     def cell_of(self, image_id: str) -> dict[str, Any] | None:
         """The cluster of an image and its similarity to the centroid; None for one that was not clustered."""
-        found = scan(self.cells, equal("image_id", image_id), limit=1, counted=False).rows if self.cells else []
+        found = self.cells.of_id(image_id, 1) if self.cells else []
         return {name: found[0][name] for name in ("cluster_id", "similarity")} if found else None
 
     def of_cluster(self, cluster_id: int) -> set[str]:
@@ -155,14 +192,27 @@ class Shelf:
     def __init__(self, root: str) -> None:
         self.storage = Storage(root)
         self.root = self.storage.root
-        self._open: dict[int, tuple[str, Edition]] = {}
-        self._seen: dict[int, tuple[float, Edition]] = {}  # when it was last compared with what is on storage
-        self._opening = threading.Lock()
+        self._open: dict[int, Edition] = {}
+        self._known: dict[str, tuple[float, Any]] = {}
+        self._looking = threading.RLock()
+
+    def _recent(self, name: str, look: Callable[[], Any]) -> Any:
+        """What a look at the storage says, or said less than CHECK_S ago; one thread looks, others wait for it."""
+        with self._looking:
+            looked, found = self._known.get(name, (-math.inf, None))
+            if time.monotonic() - looked >= CHECK_S:
+                found = look()
+                self._known[name] = (time.monotonic(), found)
+            return found
 
     def runs(self) -> dict[str, int]:
         """The id of every finished run and the number of the version that it published, the latest first."""
-        found = (RUN.fullmatch(name) for name in reversed(self.storage.names("runs")))
-        return {match["run_id"]: int(match["number"]) for match in found if match}
+
+        def look() -> dict[str, int]:
+            found = (RUN.fullmatch(name) for name in reversed(self.storage.names("runs")))
+            return {match["run_id"]: int(match["number"]) for match in found if match}
+
+        return self._recent("runs", look)
 
     def record(self, run_id: str) -> dict[str, Any]:
         """What a run was asked, did and cost. Raises NotThere."""
@@ -170,46 +220,46 @@ class Shelf:
             raise NotThere(f"no run is called {run_id[:80]!r}: see /runs")
         return self.storage.read_json(f"runs/{run_id}.json")
 
+    def records(self, run_ids: list[str]) -> list[dict[str, Any]]:
+        """The same of several runs, in their order."""
+        with ThreadPoolExecutor(READERS) as readers:
+            return list(readers.map(self.record, run_ids))
+
     def numbers(self) -> list[int]:
         """The numbers of the published versions, the highest first."""
         return sorted(set(self.runs().values()), reverse=True)
 
     def newest(self) -> int:
         """The number of the version that `latest.json` names. Raises InputError if nothing was published."""
-        name = f"{FOLDER}/latest.json"
-        if not self.storage.exists(name):
-            remedy = f"run `lvd run RECIPE --root {self.root}` first"
-            raise InputError(f"root must hold a published version, {self.root!r} has none: {remedy}")
-        return int(self.storage.read_json(name)["version"][1:])
+
+        def look() -> int:
+            name = f"{FOLDER}/latest.json"
+            if not self.storage.exists(name):
+                remedy = f"run `lvd run RECIPE --root {self.root}` first"
+                raise InputError(f"root must hold a published version, {self.root!r} has none: {remedy}")
+            return int(self.storage.read_json(name)["version"][1:])
+
+        return self._recent("newest", look)
 
     def edition(self, number: int | None = None) -> Edition:
-        """A version, the newest if none is named. Raises NotThere for one that is not published."""
+        """A version as it stands, the newest if none is named. Raises NotThere for one that is not published."""
         number = self.newest() if number is None else number
-        seen, edition = self._seen.get(number, (-CHECK_S, None))
-        if edition is None or time.monotonic() - seen >= CHECK_S:
-            edition = self._as_it_stands(number)
-            self._seen[number] = (time.monotonic(), edition)
-        return edition
+        with self._looking:
+            state, run_id = self._recent(f"v{number}", lambda: self._state(number))
+            if number not in self._open or self._open[number].state != state:
+                self._open.pop(number, None)
+                while len(self._open) >= OPEN:
+                    del self._open[next(iter(self._open))]
+                self._open[number] = Edition(self.root, number, self.storage.read_json(f"runs/{run_id}.json"), state)
+            return self._open[number]
 
-    def _as_it_stands(self, number: int) -> Edition:
-        """The version, opened anew if anything of it has changed."""
+    def _state(self, number: int) -> tuple[str, str]:
+        """What changes when anything of a version does, and the last run that came to it."""
         mine = next((run_id for run_id, published in self.runs().items() if published == number), None)
         directory = f"{FOLDER}/v{number}"
         if mine is None or not self.storage.exists(f"{directory}/ledger/stage.json"):
             raise NotThere(f"version v{number} is not published: see / for those that are")
-        said = [self.storage.read_bytes(f"{name}/stage.json") for name in (directory, f"{directory}/ledger")]
-        state = hashlib.sha256(json.dumps([mine, self.takedowns()]).encode() + b"".join(said)).hexdigest()
-        with self._opening:
-            if number not in self._open or self._open[number][0] != state:
-                self._open.pop(number, None)
-                while len(self._open) >= OPEN:
-                    oldest = next(iter(self._open))
-                    del self._open[oldest]
-                    self._seen.pop(oldest, None)
-                record = self.storage.read_json(f"runs/{mine}.json")
-                self._open[number] = (state, Edition(self.root, number, record))
-            return self._open[number][1]
-
-    def takedowns(self) -> list[str]:
-        """The names of the records of takedowns."""
-        return self.storage.names(FORGOTTEN)
+        names = [f"{directory}/{name}.json" for name in ("stage", "state", "ledger/stage", "ledger/state")]
+        said = map(self.storage.read_bytes, [f"runs/{mine}.json", *names])
+        takedowns = json.dumps([mine, self.storage.names(FORGOTTEN)]).encode()
+        return hashlib.sha256(b"\0".join([takedowns, *said])).hexdigest(), mine

@@ -7,9 +7,11 @@ import pytest
 
 from lvd.flows import takedown
 from lvd.flows.inquiry import fates_of
+from lvd.flows.shelf import Shelf
 from lvd.flows.takedown import Asked
 from lvd.infra.shards import StageDir, read_table
 from lvd.infra.storage import Storage
+from lvd.tasks.scanning import MATCHES, scan
 from lvd.tasks.takedowns import alias_of
 from lvd.tests.miniature import Miniature
 from lvd.tests.running import Curated
@@ -59,10 +61,17 @@ def test_by_an_address_with_all_copies_out_of_everything(curated: Curated, root:
     assert (row["state"], row["stage"], row["key"]) == ("dropped", "forgotten", alias_of(url))
 
 
-def test_an_address_that_gave_no_image_is_erased_as_well(curated: Curated, root: str) -> None:
+def test_an_address_that_gave_no_image_is_erased_as_well(
+    curated: Curated, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = next(a.key for a in Miniature.load(curated.folder).answers if a.transform == "http_404")
     assert fates_of(root, url)[0]["state"] == "failed"
-    taken = takedown.forget(root, Asked(urls=(url,)), now=True)
+    monkeypatch.setattr("lvd.flows.shelf.CHECK_S", 0.0)
+    shelf, exactly = Shelf(root), MATCHES["exactly"](url)
+    takedown.forget(root, Asked(urls=(url,)))
+    assert len(scan(shelf.edition().ledger, exactly).rows) == 1
+    taken = takedown.forget(root, Asked(), now=True)
+    assert scan(shelf.edition().ledger, exactly).rows == []  # a server that runs meanwhile does not name it either
     assert (taken.counts, taken.erased.images, taken.erased.versions) == ((), 0, {})
     assert not [path for path in Path(root).rglob("*") if path.is_file() and url.encode() in path.read_bytes()]
     (row,) = fates_of(root, url)

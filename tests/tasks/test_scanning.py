@@ -1,5 +1,7 @@
 """Scanning against plain Python, on small shards; pages of what is found join up."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -78,6 +80,22 @@ def test_ways_to_search(columns: Columns, match: str, text: str, found: set[str]
     assert set(keys(columns, scanning.MATCHES[match](text))) == found
 
 
+def test_a_domain_is_that_of_the_url_where_one_is_known() -> None:
+    names, urls = ["a.tar/1.jpg", "http://own.org/2.jpg", "a.tar/3.jpg"], ["http://img.own.org/1.jpg", None, None]
+    table = pa.table({"key": names, "url": urls, "image_id": ["", "", ""]})
+    assert scanning.holding(scanning.of_domain("own.org"), table).tolist() == [0, 1]
+    assert scanning.holding(scanning.of_domain("own.org"), table.drop(["url"])).tolist() == [1]
+
+
+@pytest.mark.parametrize("held_bytes", [0, 300, 1 << 20])  # nothing is held, one shard is, everything is
+def test_the_rows_of_an_image(columns: Columns, held_bytes: int) -> None:
+    mine = Columns(columns.refs, columns.names, held_bytes)
+    for place, (key, image_id) in enumerate(KEYS.items()):
+        found = [(row["position"], row["key"]) for row in mine.of_id(image_id)] if image_id else []
+        assert found == ([(place, key)] if image_id else [])
+    assert mine.of_id("0" * 32) == []
+
+
 def test_conditions_together(columns: Columns) -> None:
     names = list(KEYS)
     assert keys(columns, None) == names
@@ -116,6 +134,16 @@ def test_a_scan_stops_after_its_time_and_goes_on_where_it_was(columns: Columns) 
         assert part.looked < part.total
     assert [row["key"] for row in found] == ["http://example.org.evil.net/h.jpg"]
     assert pages == 3  # one for each shard that has rows
+
+
+def test_the_first_question_of_a_process_has_its_time_as_well(columns: Columns) -> None:
+    slow = iter([0.5, 0, 0])  # as what is compared with is imported first
+
+    def condition(table: pa.Table) -> pa.Array:
+        time.sleep(next(slow))
+        return scanning.equal("state", "kept")(table)
+
+    assert scan(columns, condition, seconds=0.4).is_whole
 
 
 def test_what_is_beyond_the_end_is_nothing(columns: Columns) -> None:
