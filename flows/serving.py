@@ -5,14 +5,10 @@ HTML, and as JSON at the same address below `/api`. Prefect has no part in it.
 """
 
 import re
-import socket
 import tempfile
-import webbrowser
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
-import uvicorn
-from rich.console import Console
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -24,13 +20,11 @@ from lvd.flows import pages, rendering
 from lvd.flows.pages import Site
 from lvd.flows.pictures import EDGES_PX, tag
 from lvd.flows.questions import Asked, Busy, Malformed
-from lvd.flows.shelf import FOLDER, NotThere, Shelf
+from lvd.flows.shelf import FOLDER, NotThere
 from lvd.infra.errors import InputError, RetryableError, ShardError
-from lvd.infra.guard import SELF_CONTAINED, Guard, is_loopback
+from lvd.infra.guard import APART, Guard
 
-PORT = 8470
 MAX_UPLOAD = 32 << 20  # bytes of a picture that is asked for
-MAX_CONNECTIONS = 128
 STATUS: dict[type[Exception], int] = {
     Malformed: 400,
     NotThere: 404,
@@ -40,13 +34,13 @@ STATUS: dict[type[Exception], int] = {
     FileNotFoundError: 404,
     ShardError: 500,
 }
-ID = re.compile(r"[0-9a-f]{32}")
+ID, NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,9}")
 
 Say = Callable[..., dict[str, Any]]
 
 
-def application(root: str, host: str = "127.0.0.1") -> Guard:
-    """The pages of a root, behind their rules. host: what the server is bound to."""
+def application(root: str, host: str = "127.0.0.1", folder: str | None = None) -> Guard:
+    """The pages of a root, behind their rules. host: what the server is bound to. folder: for pictures that come."""
     site = Site(root)
 
     def both(path: str, template: str, say: Say) -> list[Route]:
@@ -58,17 +52,17 @@ def application(root: str, host: str = "127.0.0.1") -> Guard:
 
     routes = [
         *both("/", "overview", pages.overview),
-        *both("/v/{v:int}/images", "images", pages.images),
+        *both("/v/{v}/images", "images", pages.images),
         *both("/ledger", "ledger", pages.ledger),
         *both("/image/{image_id}", "image", pages.image),
         *both("/image/{image_id}/similar", "similar", pages.similar),
         *both("/runs", "runs", pages.runs),
         *both("/runs/{run_id}", "run", pages.run),
         Route("/find", html(site, "find", asking), methods=["GET"]),
-        Route("/find", uploaded(site, as_html), methods=["POST"]),
-        Route("/api/find", uploaded(site, as_json), methods=["POST"]),
-        Route("/v/{v:int}/report", written(site, "report.html"), methods=["GET"]),
-        Route("/v/{v:int}/card", written(site, "README.md"), methods=["GET"]),
+        Route("/find", uploaded(site, as_html, folder), methods=["POST"]),
+        Route("/api/find", uploaded(site, as_json, folder), methods=["POST"]),
+        Route("/v/{v}/report", written(site, "report.html"), methods=["GET"]),
+        Route("/v/{v}/card", written(site, "README.md"), methods=["GET"]),
         Route("/picture/{image_id}", picture(site), methods=["GET"]),
         Route("/style.css", text(rendering.style, "text/css"), methods=["GET"]),
         Route("/script.js", text(script, "text/javascript"), methods=["GET"]),
@@ -91,8 +85,14 @@ def said(site: Site, say: Say, request: Request) -> dict[str, Any]:
     check_id(path.get("image_id"))
     given = dict(request.query_params)
     if "v" in path:
-        given["v"] = str(path.pop("v"))
+        given["v"] = str(number_in(path.pop("v")))
     return say(site, Asked(given), **path)
+
+
+def number_in(version: str) -> int:
+    if not NUMBER.fullmatch(version):
+        raise NotThere(f"a version is a number such as 1, was {version[:40]!r}: see / for those that are published")
+    return int(version)
 
 
 def check_id(image_id: str | None) -> None:
@@ -122,55 +122,49 @@ def as_json(template: str, values: dict[str, Any]) -> Response:
     return JSONResponse(values)
 
 
-def uploaded(site: Site, shown: Callable[[str, dict[str, Any]], Response]) -> Any:
+def uploaded(site: Site, shown: Callable[[str, dict[str, Any]], Response], folder: str | None) -> Any:
     """Answers what is found of the picture that is the body of the request; the file is removed afterwards."""
 
     async def answer(request: Request) -> Response:
-        data = await body_of(request)
         asked = Asked(request.query_params)
-
-        def found() -> dict[str, Any]:
-            name = asked.text("name") or "the picture"
-            with tempfile.NamedTemporaryFile(prefix="lvd-") as file:
-                file.write(data)
-                file.flush()
-                return pages.findings(site, asked, file.name, name) | {"most": MAX_UPLOAD}
-
-        return shown("find", await run_in_threadpool(found))
+        name = asked.text("name") or "the picture"
+        with tempfile.NamedTemporaryFile(prefix="lvd-", dir=folder) as file:
+            await receive(request, file)
+            found = await run_in_threadpool(pages.findings, site, asked, file.name, name)
+        return shown("find", found | {"most": MAX_UPLOAD})
 
     return answer
 
 
-async def body_of(request: Request) -> bytes:
-    """The body. Raises HTTPException 413 before more than MAX_UPLOAD of it is in memory."""
+async def receive(request: Request, file: IO[bytes]) -> None:
+    """Writes the body to the file. Raises HTTPException 413 before more than MAX_UPLOAD of it has come."""
     too_large = HTTPException(413, f"a picture may have at most {MAX_UPLOAD:,} bytes: make it smaller")
     given = request.headers.get("content-length", "0")
     if not given.isdigit() or int(given) > MAX_UPLOAD:
         raise too_large
-    data = bytearray()
     try:
         async for part in request.stream():
-            if len(data) + len(part) > MAX_UPLOAD:
+            if file.tell() + len(part) > MAX_UPLOAD:
                 raise too_large
-            data += part
+            file.write(part)
     except ClientDisconnect as error:
         raise HTTPException(400, "the picture did not arrive whole: send it again") from error
-    if not data:
+    if not file.tell():
         raise HTTPException(400, "the body must be the bytes of a picture, was empty")
-    return bytes(data)
+    file.flush()
 
 
 def written(site: Site, name: str) -> Any:
     """A file that was published beside a version. The report runs apart from the other pages."""
 
     def answer(request: Request) -> Response:
-        edition = site.shelf.edition(request.path_params["v"])
+        edition = site.shelf.edition(number_in(request.path_params["v"]))
         file = f"{FOLDER}/{edition.version}/{name}"
         if not site.shelf.storage.exists(file):
             raise NotThere(f"{edition.version} has no {name}: a root over vectors has its card only, at /v/N/card")
         data = site.shelf.storage.read_bytes(file)
         if name.endswith(".html"):
-            return Response(data, media_type="text/html", headers={"Content-Security-Policy": SELF_CONTAINED})
+            return Response(data, media_type="text/html", headers=APART)
         return Response(data, media_type="text/plain")
 
     return answer
@@ -210,54 +204,3 @@ def trouble(request: Request, error: Exception) -> Response:
     if "text/html" in request.headers.get("accept", ""):
         return as_html("trouble", {"status": status, "line": line}, status)
     return PlainTextResponse(f"{line}\n", status)
-
-
-def serve(root: str, *, host: str = "127.0.0.1", port: int = PORT, opened: bool = False) -> None:
-    """Serves the root until it is interrupted. port: 0 takes a free one. opened: shows it in the browser.
-
-    Raises InputError if nothing was published there, or the address cannot be had.
-    """
-    Shelf(root).edition()
-    with bound(host, port) as listening:
-        address = f"http://{shown_host(host)}:{listening.getsockname()[1]}/"
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(address)
-        if not is_loopback(host):
-            console.print("whoever reaches this address sees every picture and the whole ledger: there is no password")
-        config = uvicorn.Config(
-            application(root, host),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=3,
-        )
-        server = uvicorn.Server(config)
-        if opened:
-            webbrowser.open(address)
-        try:
-            server.run(sockets=[listening])
-        except KeyboardInterrupt:
-            return
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises InputError if the address cannot be had."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"--host and --port must be an address of this machine that is free, were {host} and {port} ({error}): "
-            "choose another, or --port 0 for a free one"
-        ) from error
-    return listening
-
-
-def shown_host(host: str) -> str:
-    """The host as it stands in an address; for all of a machine's addresses its name."""
-    if host in ("0.0.0.0", "::"):
-        return socket.gethostname()
-    return f"[{host}]" if ":" in host else host

@@ -32,5 +32,5 @@ def show_report(root: str, version: str | None, opened: bool) -> None:
     Console(highlight=False, soft_wrap=True).print(uri, markup=False)
     if opened and "://" in uri:
         raise InputError(f"--open needs a report on this machine, was {uri}: `lvd serve {root} --open` shows it")
-    if opened:
-        webbrowser.open(Path(uri).absolute().as_uri())
+    if opened and not webbrowser.open(Path(uri).absolute().as_uri()):
+        raise InputError(f"--open needs a browser that can be started here, was none: open {uri} in one")

@@ -12,7 +12,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 OWN_PAGES = (
     "default-src 'none'; img-src 'self' blob: data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -27,10 +26,12 @@ ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
-UNLESS_GIVEN = {"Content-Security-Policy": OWN_PAGES, "Cache-Control": "no-store"}
+OPENER = "Cross-Origin-Opener-Policy"
+UNLESS_GIVEN = {"Content-Security-Policy": OWN_PAGES, "Cache-Control": "no-store", OPENER: "same-origin"}
+APART = {"Content-Security-Policy": SELF_CONTAINED, OPENER: "unsafe-none"}
+"""Headers of a SELF_CONTAINED page: browsers may refuse to show what is in a sandbox and has an opener policy."""
 
 
 class Guard:
@@ -65,7 +66,8 @@ def refused(method: str, headers: Headers, bound_to: str) -> tuple[int, str] | N
     asked = headers.getlist("host")
     if len(asked) != 1 or not is_own(host_of(asked[0]), bound_to):
         return 400, "Host must be this server's own name or address: open the address that `lvd serve` printed"
-    if method not in ("GET", "HEAD") and not is_same_site(headers):
+    is_opened = method == "GET" and headers.get("sec-fetch-dest") == "document"  # a link that somebody followed
+    if not is_opened and not is_same_site(method, headers):
         return 403, "the request must come from this server's own pages, it came from another site"
     return None
 
@@ -82,10 +84,8 @@ def is_own(host: str, bound_to: str) -> bool:
 
     A name that somebody else owns can be made to lead here; an address can not, so beyond loopback any address is.
     """
-    if host in LOOPBACK:
-        return True
-    if is_loopback(bound_to):
-        return False
+    if is_loopback(host) or is_loopback(bound_to):
+        return is_loopback(host)
     return host in {bound_to.lower(), socket.gethostname().lower()} or is_address(host)
 
 
@@ -104,10 +104,10 @@ def is_address(host: str) -> bool:
     return True
 
 
-def is_same_site(headers: Headers) -> bool:
+def is_same_site(method: str, headers: Headers) -> bool:
     """Whether the browser says that the request is its user's or this server's own, or no browser sent it."""
     if (site := headers.get("sec-fetch-site")) is not None:
         return site in ("same-origin", "none")
-    if (origin := headers.get("origin")) is not None:
+    if method not in ("GET", "HEAD") and (origin := headers.get("origin")) is not None:
         return origin.partition("://")[2].lower() == headers["host"].lower()
     return True

@@ -13,7 +13,8 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from lvd.flows.serving import application, bound
+from lvd.flows.listening import bound
+from lvd.flows.serving import application
 from lvd.infra.shards import StageDir, commit, write_shard
 from lvd.infra.storage import Storage
 from lvd.tasks import schemas

@@ -55,7 +55,7 @@ def serve(
     opened: Browser = False,
 ) -> None:
     """The report, the images and the whole ledger as pages on this machine, searched live. Ctrl-C ends it."""
-    from lvd.flows.serving import serve as serve_root
+    from lvd.flows.listening import serve as serve_root
 
     serve_root(root, host=host, port=port, opened=opened)
 

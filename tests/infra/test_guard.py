@@ -21,6 +21,8 @@ def asked(method: str, bound_to: str = "127.0.0.1", **headers: str) -> int | Non
         ("127.0.0.1", "localhost:9000", True),  # through a tunnel, whose port is another one
         ("127.0.0.1", "LOCALHOST", True),
         ("127.0.0.1", "[::1]:8470", True),
+        ("127.0.0.2", "127.0.0.2:8470", True),
+        ("::1", "127.0.0.1:8470", True),
         ("127.0.0.1", "evil.example:8470", False),  # a name that was made to lead to 127.0.0.1
         ("127.0.0.1", "localhost.evil.example", False),
         ("127.0.0.1", "127.0.0.1.evil.example", False),
@@ -62,7 +64,26 @@ def test_a_request_names_one_host() -> None:
 )
 def test_what_writes_must_come_from_here(headers: dict[str, str], is_answered: bool) -> None:
     assert asked("POST", host="127.0.0.1:1", **headers) == (None if is_answered else 403)
-    assert asked("GET", host="127.0.0.1:1", **headers) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_answered"),
+    [
+        ({}, True),  # no browser
+        ({"sec_fetch_site": "none", "sec_fetch_dest": "document"}, True),
+        ({"sec_fetch_site": "same-origin", "sec_fetch_dest": "image"}, True),
+        ({"sec_fetch_site": "cross-site", "sec_fetch_dest": "document"}, True),  # a link on a page of notes
+        ({"sec_fetch_site": "cross-site", "sec_fetch_dest": "image"}, False),  # costs time, and tells what is there
+        ({"sec_fetch_site": "same-site", "sec_fetch_dest": "script"}, False),
+        ({"sec_fetch_site": "cross-site", "sec_fetch_dest": "iframe"}, False),
+        ({"sec_fetch_site": "cross-site", "sec_fetch_dest": "empty"}, False),
+        ({"origin": "https://evil.example"}, True),  # an old browser; it cannot read the answer
+    ],
+)
+def test_what_reads_may_come_from_elsewhere_only_by_a_link(headers: dict[str, str], is_answered: bool) -> None:
+    for method in ("GET", "HEAD"):
+        expected = is_answered and not (method == "HEAD" and "cross-site" in headers.values())
+        assert asked(method, host="127.0.0.1:1", **headers) == (None if expected else 403)
 
 
 def test_hosts_and_loopback_are_told_apart() -> None:
