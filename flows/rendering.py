@@ -10,10 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from lvd.tasks import report, wording
 
 FOLDER = "serve"
-FILTERS = {
-    **{name: getattr(wording, name) for name in ("count", "duration", "size", "tail", "short", "gpu_hours")},
-    "clean": wording.without_credentials,
-}
+FILTERS = {name: getattr(wording, name) for name in ("count", "duration", "size", "tail", "short", "gpu_hours")}
 
 
 def source(name: str) -> str:

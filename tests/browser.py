@@ -51,7 +51,7 @@ class Browser:
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
             self.problems.append(json.dumps(params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            self.problems.append(params["entry"]["text"])
+            self.problems.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
 
     def open(self, url: str, *, width: int = 1280, height: int = 900, scripts: bool = True, dark: bool = False) -> None:
         """Shows a page in a window of that size."""
@@ -72,10 +72,10 @@ class Browser:
             raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def wait(self, expression: str, timeout_s: float = 15) -> None:
+    def wait(self, expression: str, timeout_s: float = 30) -> None:
         """Raises TimeoutError if the expression does not come true in time."""
         deadline = time.monotonic() + timeout_s
-        while not self.js(expression):
+        while not self.js(f"Boolean({expression})"):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{expression} within {timeout_s} s")
             time.sleep(0.05)
@@ -97,6 +97,20 @@ class Browser:
         x, y = self.js(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({found}.getBoundingClientRect())")
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def type(self, text: str) -> None:
+        """Text into the field that has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Gives a file to an input, as a person does who chooses it."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def overflow(self) -> int:
+        """Pixels that the page is wider than the window."""
+        return self.js("document.documentElement.scrollWidth - window.innerWidth")
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         """Writes what is seen, or the whole page, as PNG."""

@@ -4,7 +4,9 @@
 const parsed = (text) => new DOMParser().parseFromString(text, "text/html");
 
 async function pageOf(address, options) {
-  const answer = await fetch(address, options);
+  const answer = await fetch(address, options).catch(() => {
+    throw new Error("The server does not answer: is lvd serve still running?");
+  });
   const page = parsed(await answer.text());
   if (!answer.ok) throw new Error(page.querySelector(".trouble")?.textContent || `${answer.status} ${answer.statusText}`);
   return page;
@@ -59,6 +61,7 @@ for (const target of document.querySelectorAll("[data-from]")) {
 for (const form of document.querySelectorAll("form[data-find]")) {
   const target = document.getElementById("findings");
   const preview = document.querySelector("img.asked");
+  preview.addEventListener("error", () => { preview.hidden = true; });
   const find = (file) => {
     if (!file) return;
     URL.revokeObjectURL(preview.src);
