@@ -101,17 +101,16 @@ class Fates:
         )
 
 
-AGE = 1 << 40  # pixels by which an image of the partition before is ahead
+def precedence(images: list[ShardRef], image_id: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `graph.representatives` ranks images by: area, file size, image id."""
+    return *sizes(images), image_id.astype("S32")
 
 
-def precedence(images: list[ShardRef], image_id: np.ndarray, *, oldest: bool) -> tuple[np.ndarray, ...]:
-    """What `graph.representatives` ranks images by: area, file size, image id. oldest: before them the partition."""
-    area, num_bytes = sizes(images)
-    if oldest:
-        directories = {name: age for age, name in enumerate(dict.fromkeys(ref.directory for ref in images))}
-        age = np.array([directories[ref.directory] for ref in images], dtype=np.int64)
-        area = area - AGE * np.repeat(age, [ref.rows for ref in images])
-    return area, num_bytes, image_id.astype("S32")
+def ages(images: list[ShardRef]) -> np.ndarray:
+    """(n,) int64: the number of the partition of every image, which is the lower the earlier it came."""
+    number = {name: age for age, name in enumerate(dict.fromkeys(ref.directory for ref in images))}
+    age = np.array([number[ref.directory] for ref in images], dtype=np.int64)
+    return np.repeat(age, [ref.rows for ref in images])
 
 
 def sizes(images: list[ShardRef]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_column, read_table, write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import graph, pca_hash
-from lvd.tasks.fates import Decision, Fates, precedence
+from lvd.tasks.fates import Decision, Fates, ages, precedence
 from lvd.tasks.hash_fit import read_fit
 from lvd.tasks.near_duplicates import HELD, bytes_of, near_pairs, pixels_of, similarities, thumbnails
 
@@ -63,18 +63,20 @@ def end_near(
     positions = np.flatnonzero(fates.alive[measured])
     codes = bytes_of(read_column(hashes, "pca_hash"))[positions]
     rows = measured[positions]
-    labels = graph.connected_components(
-        near_pairs(
-            measures,
-            codes,
-            positions,
-            max_distance=config.max_distance,
-            min_similarity=config.min_thumbnail_similarity,
-        ),
-        len(rows),
+    age = ages(images)[rows] if config.representative == "oldest" else None
+    pairs = near_pairs(
+        measures,
+        codes,
+        positions,
+        max_distance=config.max_distance,
+        min_similarity=config.min_thumbnail_similarity,
+        age=age,
     )
-    ranked = precedence(images, fates.image_id, oldest=config.representative == "oldest")
-    chosen = graph.representatives(labels, *(values[rows] for values in ranked))
+    ranked = [values[rows] for values in precedence(images, fates.image_id)]
+    if age is None:
+        chosen = graph.representatives(graph.connected_components(pairs, len(rows)), *ranked)
+    else:
+        chosen = graph.eldest(pairs, age, *ranked)
     dropped = np.flatnonzero(chosen != np.arange(len(rows)))
     for start in range(0, len(dropped), HELD // 2):
         block = dropped[start : start + HELD // 2]
