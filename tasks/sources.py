@@ -118,7 +118,13 @@ class Partition(BaseModel, frozen=True):
     source: Source
     files: tuple[str, ...]  # the URL lists or tars; for images and datasets the one folder, or the name on the hub
     digest: str  # of the content and of how it is read: of URL lists the bytes, of all else names, sizes and times
+    stamp: str | None = None  # of URL lists, by which the same files are known again without reading them
     repeat: int = 0  # partitions of the same content before it
+
+    @property
+    def identity(self) -> tuple[Source, str, int]:
+        """What tells it from all others of a root."""
+        return self.source, self.digest, self.repeat
 
     @property
     def is_linked(self) -> bool:
@@ -129,19 +135,23 @@ class Partition(BaseModel, frozen=True):
 class File(NamedTuple):
     path: str
     size: int
-    stamp: str  # ETag or time of the last change
+    stamp: str  # ETag or time of the last change, UNKNOWN if the filesystem tells neither
 
 
-def partitions(source: Source, known: Sequence[tuple[str, ...]] = ()) -> list[Partition]:
+UNKNOWN = "None"
+
+
+def partitions(source: Source, known: Sequence[Partition] = ()) -> list[Partition]:
     """One partition per match of a glob, in sorted order; without a glob one partition of all there is; of archives one
     of all that the path names, so that equal URLs are found across them.
 
-    known: files that were a partition before. Those of them that are still there are one again, and what is new beside
-    them is another: a list that grows, or a folder, is not read anew. Not so of images and datasets, where a folder is
-    a partition.
+    known: what was a partition before. Those of its files that are still there are one again, and what is new beside
+    them is another: a list that grows, or a folder, is not read anew, and URL lists with the sizes and times that they
+    had are not even opened. Not so of images and datasets, where a folder is a partition.
 
     Raises InputError if there is nothing at the path, or not what the source's kind asks for.
     """
+    known = [one for one in known if one.source == source]
     try:
         if isinstance(source, Warc):
             return _archives(source, known)
@@ -171,7 +181,7 @@ _NOTHING = {
 }
 
 
-def _archives(source: Warc, known: Sequence[tuple[str, ...]]) -> list[Partition]:
+def _archives(source: Warc, known: Sequence[Partition]) -> list[Partition]:
     """The archives that were partitions before, and the others. Those of a list are told by their names."""
     listed, found = archives.is_list(source.path), []
     for files in _parted(archives.archive_files(source.path, source.prefix), known):
@@ -181,27 +191,36 @@ def _archives(source: Warc, known: Sequence[tuple[str, ...]]) -> list[Partition]
     return found
 
 
-def _partitions(source: Source, fs: Any, path: str, known: Sequence[tuple[str, ...]]) -> list[Partition]:
+def _partitions(source: Source, fs: Any, path: str, known: Sequence[Partition]) -> list[Partition]:
     """The partitions of one match; none if there is nothing that the source's kind reads."""
     found = _files(source, fs, path)
     if not found:
         return []
     if not isinstance(source, Urls | WebDataset):
         return [Partition(source=source, files=[_uri(fs, path)], digest=_digest(source, fs, path, found))]
-    named = {_uri(fs, file.path): file for file in found}
-    return [
-        Partition(source=source, files=files, digest=_digest(source, fs, path, [named[file] for file in files]))
-        for files in _parted(list(named), known)
-    ]
+    named, partitions_found = {_uri(fs, file.path): file for file in found}, []
+    digests = {one.stamp: one.digest for one in known if one.stamp}
+    for files in _parted(list(named), known):
+        some = [named[file] for file in files]
+        stamp = _stamp(source, some)
+        digest = digests.get(stamp) or _digest(source, fs, path, some)
+        partitions_found.append(Partition(source=source, files=files, digest=digest, stamp=stamp))
+    return partitions_found
 
 
-def _parted(files: list[str], known: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """The files in those groups that were partitions before and are whole, and all others as one."""
+def _stamp(source: Source, files: list[File]) -> str | None:
+    """What the listing says of URL lists; None if that does not tell when they changed."""
+    is_dated = all(file.stamp != UNKNOWN for file in files)
+    return fingerprint(files) if isinstance(source, Urls) and is_dated else None
+
+
+def _parted(files: list[str], known: Sequence[Partition]) -> list[list[str]]:
+    """The files of what was a partition before, as far as they are there, each as one again; and all others as one."""
     left, found = dict.fromkeys(files), []
     for group in known:
-        if all(file in left for file in group):
-            found.append(list(group))
-            for file in group:
+        if there := [file for file in group.files if file in left]:
+            found.append(there)
+            for file in there:
                 del left[file]
     return [*found, list(left)] if left else found
 

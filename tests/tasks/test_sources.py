@@ -436,12 +436,31 @@ def test_what_is_new_beside_known_files_is_a_partition_of_its_own(tmp_path, kind
     add("b")
     add("d")
     (first,) = found()
-    assert found([first.files]) == [first]
+    assert found([first]) == [first]
     add("a")
     add("c")
-    old, new = found([first.files])
+    old, new = found([first])
     assert old == first and [Path(file).stem for file in new.files] == ["a", "c"]
-    assert found([first.files, new.files]) == [old, new]
+    assert found([first, new]) == [old, new]
     (whole,) = found()
     assert sorted(whole.files) == sorted((*old.files, *new.files))
-    assert found([(*first.files, "gone")]) == [whole], "a partition that lost a file is no longer one"
+    other = first.model_copy(update={"source": first.source.model_copy(update={"source": "another"})})
+    assert found([other]) == [whole], "files of another source are none of this one's"
+    lost = old.model_copy(update={"files": ("gone", *old.files)})
+    assert found([lost]) == [old, new], "what a partition has left stays apart from what is new"
+
+
+def test_lists_that_are_as_they_were_are_not_opened(tmp_path, monkeypatch):
+    write_list(tmp_path / "a.txt", ["http://example.org/a.jpg"])
+    source = Urls(path=str(tmp_path / "*.txt"))
+    (first,) = sources.partitions(source)
+    write_list(tmp_path / "b.txt", ["http://example.org/b.jpg"])
+    opened = []
+    monkeypatch.setattr(sources, "_sha256", lambda fs, path: opened.append(Path(path).name) or path)
+    assert sources.partitions(source, [first])[0] == first and opened == ["b.txt"]
+    write_list(tmp_path / "a.txt", ["http://example.org/another.jpg"])
+    assert sources.partitions(source, [first])[0].digest != first.digest
+    monkeypatch.setattr(sources, "_file", lambda info: sources.File(info["name"], 1, sources.UNKNOWN))
+    (undated, _) = sources.partitions(source)
+    opened.clear()
+    assert undated.stamp is None and sources.partitions(source, [undated]) and "a.txt" in opened
