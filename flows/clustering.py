@@ -24,7 +24,7 @@ def cluster(run: Run, vectors: Embedded) -> Cells:
     centroids = chosen(run, vectors.pool)
     (middle,) = centroids.shards()
     cells = assigned(run, vectors.pool, middle, config.next_cells)
-    if (drift := drifted(run, centroids, cells)) is not None:
+    if (drift := drifted(run, centroids, vectors.pool, cells)) is not None:
         run.remark(f"cluster: {drift}: {remedy(run)}")
         if config.refit == "on_drift":
             centroids = fitted_again(run, vectors.pool)

@@ -26,9 +26,11 @@ class Gathered(BaseModel, frozen=True):
 
     def images(self) -> list[ShardRef]:
         """All shards of images; `base` makes a row of a partition a row of the collection."""
-        refs: list[ShardRef] = []
+        refs, base = [], 0
         for part in self.parts:
-            refs += part.images.shards(base=sum(ref.rows for ref in refs))
+            own = part.images.shards(base=base)
+            refs += own
+            base += sum(ref.rows for ref in own)
         return refs
 
 

@@ -1,12 +1,12 @@
 """Which centroids a run assigns to: fitted on its own pool, given, or kept from an earlier run as long as they hold.
 
-Kept ones are named by how they were fitted and a number, not by what they were fitted on, so that the next night finds
-them. They hold while new images are about as similar to their centroids as those of the fit were; where they have
-drifted away the run says so, and fits anew if the recipe allows.
+Kept ones are named by how they were fitted, a dash and a number, not by what they were fitted on, so that the next
+night finds the last of them, whether those before it are still there or not. They hold while new images are about as
+similar to their centroids as those of the fit were; where they have drifted away the run says so, and fits anew if the
+recipe allows.
 """
 
 import hashlib
-from itertools import count
 from typing import NamedTuple
 
 from lvd.flows.fitting import Fit, iterations_of
@@ -43,16 +43,15 @@ def chosen(run: Run, pool: Series) -> StageDir:
         return given(run, config.fit)
     if config.refit == "always":
         return Fit(run, pool).centroids()
-    last = numbered(run, latest(run))
-    if last.is_complete():
+    if last := latest(run):
         return run.named(last.stage, last.fingerprint)
-    return kept(run, last, Fit(run, pool).centroids(), generations=len(pool.by_generation()))
+    return kept(run, numbered(run, 0), Fit(run, pool).centroids(), fitted_on=pool)
 
 
 def fitted_again(run: Run, pool: Series) -> StageDir:
     """Centroids of all of the pool as it is now, which later runs keep."""
-    number, found = latest(run) + 1, Fit(run, pool).centroids()
-    return kept(run, numbered(run, number), found, generations=len(pool.by_generation()))
+    number = number_of(latest(run)) + 1
+    return kept(run, numbered(run, number), Fit(run, pool).centroids(), fitted_on=pool)
 
 
 def numbered(run: Run, number: int) -> StageDir:
@@ -62,26 +61,42 @@ def numbered(run: Run, number: int) -> StageDir:
         of = [source.model_dump(mode="json") for source in recipe.pool]
     else:
         of = [engine.settings(recipe.embed), models.weights_digest(recipe.embed)]
-    identity = (fit_stage.VERSION, "kept", recipe.cluster.fitting(), recipe.seed, of, number)
-    return StageDir(root=recipe.root, stage="centroids", fingerprint=fingerprint("centroids", *identity))
+    identity = (fit_stage.VERSION, "kept", recipe.cluster.fitting(), recipe.seed, of)
+    return StageDir(root=recipe.root, stage="centroids", fingerprint=f"{fingerprint('centroids', *identity)}-{number}")
 
 
-def latest(run: Run) -> int:
-    """The number of the last ones that are complete; 0 before there are any."""
-    return next(number for number in count() if not numbered(run, number + 1).is_complete())
+def number_of(centroids: StageDir) -> int:
+    return int(centroids.fingerprint.rpartition("-")[2])
 
 
-def drifted(run: Run, centroids: StageDir, cells: Series) -> Drift | None:
-    """How far the newest generation has drifted away, if that is too far."""
-    config, nights = run.recipe.cluster, cells.by_generation()
-    if config.refit == "always" or len(nights) <= centroids.account()["notes"]["generations"]:
-        return None  # they were fitted on all there is
-    new, fitted = mean_similarity(nights[-1].shards()), iterations_of(centroids)[-1]["objective"]
+def latest(run: Run) -> StageDir | None:
+    """The last kept ones that are complete."""
+    any_of = numbered(run, 0)
+    begin = any_of.fingerprint.rpartition("-")[0] + "-"
+    names = [name for name in run.storage.names(any_of.stage) if name.startswith(begin)]
+    there = (any_of.model_copy(update={"fingerprint": name}) for name in names)
+    return max((one for one in there if one.is_complete()), key=number_of, default=None)
+
+
+def drifted(run: Run, centroids: StageDir, pool: Series, cells: Series) -> Drift | None:
+    """How far the newest generation has drifted away, if that is too far and it was none of those fitted on."""
+    config, newest = run.recipe.cluster, pool.by_generation()[-1]
+    if config.refit == "always" or set(measures(newest)) <= set(centroids.account()["notes"]["fitted_on"]):
+        return None
+    new, fitted = mean_similarity(cells.by_generation()[-1].shards()), iterations_of(centroids)[-1]["objective"]
     return Drift(new, fitted) if new < fitted - config.max_drift else None
+
+
+def measures(vectors: Series) -> list[str]:
+    """What was measured, directory by directory, whichever of its images were left (`measured_vectors`)."""
+    named = (name.rpartition("/") for name in vectors.directories)
+    return [f"{stage}/{name.partition('-')[0]}" for stage, _, name in named]
 
 
 def remedy(run: Run) -> str:
     """What is done about it."""
+    if run.recipe.cluster.fit:
+        return "give another recipe.cluster.fit, or raise max_drift"
     if run.recipe.cluster.refit == "on_drift":
         return "the centroids are fitted anew"
     return "set recipe.cluster.refit to on_drift, or raise max_drift"
@@ -109,8 +124,8 @@ def given(run: Run, uri: str) -> StageDir:
     return kept(run, target, source)
 
 
-def kept(run: Run, target: StageDir, found: StageDir, *, generations: int = 0) -> StageDir:
-    """Centroids under the name of the target. generations: of the pool, that they were fitted on."""
+def kept(run: Run, target: StageDir, found: StageDir, *, fitted_on: Series | None = None) -> StageDir:
+    """Centroids under the name of the target. fitted_on: of this root, if that is known."""
     config, seed = run.recipe.cluster, run.recipe.seed
     (last,), done = found.shards(), iterations_of(found)
 
@@ -119,6 +134,7 @@ def kept(run: Run, target: StageDir, found: StageDir, *, generations: int = 0) -
 
     named = run.named(target.stage, target.fingerprint)
     inputs = {"centroids": f"{found.root}/{found.directory}"}
-    said = {"config": config.fitting(), "inputs": inputs, "notes": {"generations": generations}}
+    notes = {"fitted_on": measures(fitted_on) if fitted_on else []}
+    said = {"config": config.fitting(), "inputs": inputs, "notes": notes}
     run.complete(FLOW, [Work(target=named, count=1, call=keeping, **said)])
     return named

@@ -7,7 +7,7 @@ from lvd.flows.collected import Cells, Embedded
 from lvd.flows.group import Call, call
 from lvd.flows.run import Run, Work
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.shards import ShardRef, StageDir, commit, fingerprint
 from lvd.tasks import nearest as search_stage
 from lvd.tasks import neighbours, settling
 from lvd.tasks import retrieve as retrieve_stage
@@ -60,14 +60,24 @@ class BySample:
         return max(depth + self._policy.neighbors, min(DEEPER * depth, MOST_CANDIDATES // queries))
 
     def _round(self, found: Series, depth: int, *, has_all: bool, wanting: ShardRef | None = None) -> settling.Round:
-        """The candidates of one search, put together query by query."""
-        target = self._run.target("candidates", search_stage.VERSION, depth, found.directories)
+        """The candidates of one search, put together query by query: of all nights but the last they may be already."""
+        nights, targets = found.each(), []
+        for night in nights:
+            last = targets[-1].directory if targets else None
+            name = fingerprint("candidates", search_stage.VERSION, depth, last, night.directories)
+            targets.append(StageDir(root=found.root, stage="candidates", fingerprint=name))
+        there = next((i for i in reversed(range(len(nights))) if targets[i].is_complete()), -1)
+        new = Series.of([one.stage_dirs()[0] for one in nights[there + 1 :]])
+        before = targets[there] if there >= 0 else None
+        target = self._run.named("candidates", targets[-1].fingerprint)
 
         def merging(ref: ShardRef) -> Call:
-            return call(search_stage.merge_candidates, found, ref, depth=depth)
+            held = before.shards()[ref.index] if before else None
+            return call(search_stage.merge_candidates, new, ref, depth=depth, before=held)
 
         count = max(1, -(-self._num_queries // search_stage.MERGED_QUERIES))
-        self._complete([self._work(target, count, merging, {"found": list(found.directories)})])
+        inputs = {"found": list(new.directories), "before": before.directory if before else None}
+        self._complete([self._work(target, count, merging, inputs)])
         return settling.Round(candidates=tuple(target.shards()), depth=depth, has_all=has_all, wanting=wanting)
 
     def _compared(self, depth: int, asks: ShardRef | None = None, held: ShardRef | None = None) -> Series:

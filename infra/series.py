@@ -1,11 +1,12 @@
 """The shards of complete stages, one after another. However many they are, they travel as the names of the stages."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 
 import numpy as np
 from pydantic import BaseModel
 
-from lvd.infra.shards import ShardRef, StageDir, read_schema
+from lvd.infra.shards import READERS, ShardRef, StageDir, read_schema
 
 
 class Series(BaseModel, frozen=True):
@@ -43,6 +44,7 @@ class Series(BaseModel, frozen=True):
         return list(zip(self.directories, self.bases, strict=True))
 
     def num_rows(self) -> int:
+        """All rows. One read for each directory, so not to be asked in a loop over what grows."""
         return sum(ref.rows for ref in self.shards())
 
     def dim(self) -> int:
@@ -62,9 +64,12 @@ class Series(BaseModel, frozen=True):
         return [StageDir(root=self.root, stage=stage, fingerprint=name) for stage, name in parts]
 
     def shards(self) -> list[ShardRef]:
-        """Every shard, with its rows: one read for each directory."""
-        pairs = zip(self.stage_dirs(), self.bases, strict=True)
-        return [ref for directory, base in pairs for ref in directory.shards(base=base)]
+        """Every shard, with its rows: one read for each directory, many of them at once."""
+        pairs = list(zip(self.stage_dirs(), self.bases, strict=True))
+        if len(pairs) < 2:
+            return [ref for directory, base in pairs for ref in directory.shards(base=base)]
+        with ThreadPoolExecutor(READERS) as readers:
+            return [ref for refs in readers.map(lambda pair: pair[0].shards(base=pair[1]), pairs) for ref in refs]
 
 
 def grouped(refs: list[ShardRef], rows: int) -> list[slice]:

@@ -73,6 +73,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"full_passes must be 0 where resample_steps is above 0, was {self.full_passes}")
         return self
 
+    @model_validator(mode="after")
+    def _given_or_fitted(self) -> "Config":
+        if self.fit and self.refit == "on_drift":
+            raise ValueError("refit must be always or never where fit names centroids, was on_drift: leave one out")
+        return self
+
     def fitting(self) -> dict[str, Any]:
         """What decides the centroids."""
         return self.model_dump(mode="json", include=set(FITTING))
