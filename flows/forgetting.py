@@ -107,13 +107,14 @@ def told(marked: Marked, parts: Iterable[Part], name: str) -> list[list[object]]
 def across(survivors: StageDir) -> Across | None:
     """What the decision about copies knew of the references; None if there were none."""
     account = survivors.account()
-    edges = next(at(survivors, name) for name in account["inputs"]["directories"] if name.startswith("references/"))
-    references = edges.account()["inputs"]["references"]
-    if not references:
+    nights = [at(survivors, name) for name in account["inputs"]["directories"] if name.startswith("references/")]
+    others = nights[0].account()["inputs"]["others"]  # the same in all
+    if not others:
         return None
-    refs = [ref for name in references for ref in at(survivors, name).shards()]
+    edges = [ref for night in nights for ref in night.shards()]
+    refs = [ref for name, _ in others for ref in at(survivors, name).shards()]
     min_similarity = account["notes"]["thresholds"]["min_similarity"]
-    return Across(edges=edges.shards(), references=refs, min_similarity=min_similarity)
+    return Across(edges=edges, references=refs, min_similarity=min_similarity)
 
 
 def withdrawn_of(survivors: StageDir, part: Part) -> list[ShardRef]:
