@@ -1,37 +1,56 @@
-"""Five nights, each killed and started again: in the end the same bytes as one run over everything."""
+"""Five nights, each of them dying and started again: in the end the same bytes as one run over everything."""
 
 import hashlib
-import json
-import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
+from lvd.flows import generations
+from lvd.flows.recipe import Recipe, parse
+from lvd.flows.run import Snapshot
 from lvd.infra.shards import StageDir
+from lvd.infra.storage import Storage
 from lvd.tests.copying import jpeg
 from lvd.tests.drawing import CLASSES, draw
-from lvd.tests.running import killed_runs, lvd
+from lvd.tests.plain import Died, published_plainly, without_prefect
+from lvd.tests.web import MiniatureWeb
 
-NIGHTS, OWN = 5, 10
+NIGHTS, OWN = 5, 6
 SMALL = (160, 120)
 PER_IMAGE = ("crawl", "download", "screen", "fingerprint", "descriptors", "embed")
+# What is being written when each night dies, before it is there, one after the other.
+DEATHS = (
+    ("crawl/", "hash-fit/", "centroids/"),
+    ("download/", "descriptors/"),
+    ("neighbours/", "curated/v3/version.json"),
+    ("taken/", "generations/pool.json"),
+    ("published/", "runs/", "curated/latest.json"),
+)
+
+
+@pytest.fixture(autouse=True)
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_prefect(monkeypatch)
 
 
 def drawn(number: int) -> Image.Image:
     return draw(list(CLASSES)[number % len(CLASSES)], np.random.default_rng([3, number]), SMALL)
 
 
-def photographs(folder: Path, number: int) -> Image.Image:
+def photograph(folder: Path, number: int) -> Image.Image:
     image = Image.open(sorted(folder.glob("**/*.jpg"))[number]).convert("RGB")
     image.thumbnail((200, 200))
     return image
 
 
-def lay_out(folder: Path, night: int, picture: Any) -> None:
+Picture = Callable[[int], Image.Image]
+
+
+def lay_out(folder: Path, night: int, picture: Picture) -> None:
     """The images of one night: some of its own; of earlier ones the very bytes, a worse copy and a larger one."""
     folder.mkdir(parents=True)
     for number in range(OWN):
@@ -45,85 +64,121 @@ def lay_out(folder: Path, night: int, picture: Any) -> None:
         (folder / "larger.jpg").write_bytes(jpeg(image.resize((image.width * 2, image.height * 2)), 95)[1])
 
 
-def recipe_of(base: Path, name: str, **sections: Any) -> Path:
-    curated = {"kind": "images", "path": str(base / "queries"), "include": False}
-    tree = {
-        "name": "nights",
-        "pool": [{"kind": "images", "path": str(base / "crawl/night-*")}],
-        "curated": [{"name": "queries", **curated, "retrieve": {"kind": "sample", "neighbors": 4}}],
-        "fingerprint": {"representative": "oldest"},
-        "copies": {"model": "builtin:dct", "representative": "oldest", "search": {"engine": "exact"}},
-        "embed": {"model": "builtin:color_texture"},
-        "cluster": {"num_clusters": 3, "refit": "never"},
-        **sections,
-    }
-    path = base / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
+class Crawl:
+    """The nights of a crawl, and a collection of queries. web: the pool is lists of what a server has, else folders."""
+
+    def __init__(self, base: Path, picture: Picture, web: MiniatureWeb | None = None) -> None:
+        self._base, self._picture, self._web = base, picture, web
+        lay_out(base / "queries", 0, lambda number: picture(number + NIGHTS * OWN))
+
+    def bring(self, night: int) -> None:
+        if self._web is None:
+            lay_out(Path(self.path(night)), night, self._picture)
+            return
+        lay_out(self._base / f"web/night-{night}", night, self._picture)
+        names = sorted(path.name for path in (self._base / f"web/night-{night}").iterdir())
+        urls = [f"{self._web.url}/night-{night}/{name}" for name in (*names, "gone.jpg")]
+        (self._base / "crawl").mkdir(exist_ok=True)
+        Path(self.path(night)).write_text("\n".join(urls))
+
+    def path(self, night: int) -> str:
+        return str(self._base / f"crawl/night-{night}") + (".txt" if self._web else "")
+
+    def recipe(self, root: str, **sections: Any) -> Recipe:
+        pool = {"kind": "images", "path": str(self._base / "crawl/night-*")}
+        if self._web:
+            pool = {"kind": "urls", "path": str(self._base / "crawl/night-*.txt")}
+        queries = {"name": "queries", "kind": "images", "path": str(self._base / "queries"), "include": False}
+        tree = {
+            "name": "nights",
+            "root": str(self._base / root),
+            "pool": [pool],
+            "curated": [{**queries, "retrieve": {"kind": "sample", "neighbors": 4}}],
+            "download": {"timeout_s": 3, "retries": 1, "backoff_s": 0.01, "allow_loopback": True},
+            "fingerprint": {"representative": "oldest"},
+            "copies": {"model": "builtin:dct", "representative": "oldest", "search": {"engine": "exact"}},
+            "embed": {"model": "builtin:color_texture"},
+            "cluster": {"num_clusters": 3, "refit": "never"},
+            "publish": {"rows_per_shard": 4},
+            "compute": {"gpus": 0},
+        }
+        return parse({**tree, **sections})
 
 
-def published(root: Path) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
-    """The digests of the newest version's images and ledger, shard by shard, and the record of its run."""
-    latest = json.loads((root / "curated/latest.json").read_text())
-    files = []
-    for stage, name in (("curated", latest["version"]), (f"curated/{latest['version']}", "ledger")):
-        refs = StageDir(root=str(root), stage=stage, fingerprint=name).shards()
-        files.append({ref.name().rpartition("/")[2]: (root / ref.name()).read_bytes() for ref in refs})
-    digests = [{name: hashlib.sha256(data).hexdigest() for name, data in each.items()} for each in files]
-    return digests[0], digests[1], json.loads((root / latest["run"]).read_text())
-
-
-@pytest.mark.parametrize("kind", ["drawn", "photographs"])
-def test_five_nights_with_kills_end_as_one_run(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if kind == "photographs":
+@pytest.fixture(params=["drawn", "photographs", "web"])
+def crawl(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "web":
+        with MiniatureWeb(tmp_path) as web:
+            yield Crawl(tmp_path, drawn, web)
+        return
+    picture: Picture = drawn
+    if request.param == "photographs":
         folder = request.getfixturevalue("shared") / "data/photos"
 
         def picture(number: int) -> Image.Image:
-            return photographs(folder, number)
-    else:
-        picture = drawn
-    lay_out(tmp_path / "queries", 0, lambda number: picture(number + NIGHTS * OWN))
-    recipe, root, home = recipe_of(tmp_path, "nightly"), tmp_path / "nightly", tmp_path / "prefect"
-    rng, old = random.Random(5), 0
-    for night in range(NIGHTS):
-        lay_out(tmp_path / f"crawl/night-{night}", night, picture)
-        command = ("run", str(recipe), "--root", str(root))
-        killed_runs(*command, home=home, kills=1, longest_s=12, rng=rng)
-        process = lvd(*command, home=home)
-        assert process.returncode == 0, process.stderr[-4000:]
-        _, _, record = published(root)
-        assert record["version"] == f"v{night + 1}"
+            return photograph(folder, number)
+
+    yield Crawl(tmp_path, picture)
+
+
+def digests(root: str, version: str) -> list[dict[str, str]]:
+    """Of the images and of the ledger of a version, shard by shard."""
+    found = []
+    for stage, name in (("curated", version), (f"curated/{version}", "ledger")):
+        refs = StageDir(root=root, stage=stage, fingerprint=name).shards()
+        files = {ref.name().removeprefix(f"curated/{version}/"): Storage(root).read_bytes(ref.name()) for ref in refs}
+        found.append({file: hashlib.sha256(data).hexdigest() for file, data in files.items()})
+    return found
+
+
+def record_of(snapshot: Snapshot) -> dict[str, Any]:
+    storage = Storage(snapshot.root)
+    return storage.read_json(storage.read_json("curated/latest.json")["run"])
+
+
+def test_five_nights_that_die_end_as_one_run(crawl: Crawl) -> None:
+    recipe, before = crawl.recipe("nightly"), 0
+    for night, deaths in enumerate(DEATHS):
+        crawl.bring(night)
+        for part in deaths:
+            with pytest.raises(Died, match=part):
+                published_plainly(recipe, dying_at=part)
+            if part == deaths[0]:
+                assert [one.files for one in generations.seen(recipe).begun] == [(crawl.path(night),)]
+        last = published_plainly(recipe)
+        assert [len(one) for one in generations.seen(recipe).nights] == [1] * (night + 1)
+        assert last.version == f"v{night + 1}" and last.candidates > before
+        before = last.candidates
+        record = record_of(last)
         assert all(len(record["directories"][stage]) > night for stage in PER_IMAGE)
-        assert record["candidates"] > old
-        old = record["candidates"]
-    images, ledger, record = published(root)
-    (centroids,) = record["directories"]["centroids"]
-    (fit,) = record["directories"]["hash-fit"]
+    again = published_plainly(recipe)
+    assert again.version == last.version and not sum(again.computed.values())
+    assert len(record["directories"]["neighbours"]) == 2 * NIGHTS - 1
+    assert len(record["directories"]["centroids"]) == len(record["directories"]["hash-fit"]) == 1
+    (centroids,), (fit,) = record["directories"]["centroids"], record["directories"]["hash-fit"]
     given = {
-        "fingerprint": {"representative": "oldest", "fit": f"{root}/{fit}/fit.npz"},
-        "cluster": {"num_clusters": 3, "fit": f"{root}/{centroids}"},
+        "fingerprint": {"representative": "oldest", "fit": f"{recipe.root}/{fit}/fit.npz"},
+        "cluster": {"num_clusters": 3, "fit": f"{recipe.root}/{centroids}"},
     }
-    whole = recipe_of(tmp_path, "whole", **given)
-    process = lvd("run", str(whole), "--root", str(tmp_path / "whole"), home=home)
-    assert process.returncode == 0, process.stderr[-4000:]
-    at_once = published(tmp_path / "whole")
-    assert (images, ledger) == at_once[:2]
-    assert (
-        len(at_once[2]["directories"]["neighbours"]) == 1 and len(record["directories"]["neighbours"]) == 2 * NIGHTS - 1
-    )
-    assert record["ledger"]["failed"] == NIGHTS
+    whole = published_plainly(crawl.recipe("whole", **given))
+    assert len(record_of(whole)["directories"]["neighbours"]) == 1
+    images, ledger = digests(recipe.root, last.version)
+    assert [images, ledger] == digests(whole.root, whole.version)
+    assert len(images) > 1 and len(ledger) == NIGHTS
+    assert last.ledger == whole.ledger and last.ledger["kept"] and last.ledger["dropped"]
+    assert last.ledger["failed"] >= NIGHTS
 
 
 def test_old_representatives_stay(tmp_path: Path) -> None:
-    """A larger copy that comes later does not take the place of what was published."""
-    lay_out(tmp_path / "queries", 0, lambda number: drawn(number + NIGHTS * OWN))
-    recipe, root, home = recipe_of(tmp_path, "nightly"), tmp_path / "root", tmp_path / "prefect"
-    kept = []
+    """A larger copy that comes later does not take the place of what was published; unless the recipe wants it to."""
+    crawl, kept = Crawl(tmp_path, drawn), {}
     for night in range(2):
-        lay_out(tmp_path / f"crawl/night-{night}", night, drawn)
-        process = lvd("run", str(recipe), "--root", str(root), home=home)
-        assert process.returncode == 0, process.stderr[-4000:]
-        record = published(root)[2]
-        kept.append(record["directories"])
-    assert kept[1]["descriptors"][: len(kept[0]["descriptors"])] == kept[0]["descriptors"]
-    assert set(kept[0]["embed"]) <= set(kept[1]["embed"])
+        crawl.bring(night)
+        for chosen in ("oldest", "largest_area"):
+            sections = {"fingerprint": {"representative": chosen}}
+            sections["copies"] = {"model": "builtin:dct", "representative": chosen, "search": {"engine": "exact"}}
+            record = record_of(published_plainly(crawl.recipe(chosen, **sections)))
+            kept.setdefault(chosen, []).append(record["directories"])
+    for chosen, stays in (("oldest", True), ("largest_area", False)):
+        first, second = (set(one["embed"]) for one in kept[chosen])
+        assert (first <= second) == stays
