@@ -15,6 +15,6 @@ from lvd.flows.curate import curate
 
 
 @flow(name="nightly", persist_result=False)
-def nightly(recipe: str = "lvd", root: str | None = None, settings: list[str] | None = None) -> dict[str, Any]:
+def nightly(recipe: str = "nightly", root: str | None = None, settings: list[str] | None = None) -> dict[str, Any]:
     """Runs `curate` on the recipe's sources."""
     return curate(recipe=recipe, root=root, settings=settings)
