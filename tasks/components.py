@@ -85,7 +85,7 @@ def grouped(
     if age is None:
         chosen = _representatives(labels, ranked)
     else:
-        chosen = graph.eldest(_spanning(edges, labels, age), age, *ranked)
+        chosen = graph.eldest(spanning(edges, labels, age), age, *ranked)
     alike = np.ones(num_rows, dtype=np.float32)
     others = np.flatnonzero(chosen != own)
     while len(others):
@@ -117,7 +117,7 @@ def _bounded(edges: Edges, labels: np.ndarray, max_size: int) -> np.ndarray:
     return labels
 
 
-def _spanning(edges: Edges, labels: np.ndarray, age: np.ndarray) -> np.ndarray:
+def spanning(edges: Edges, labels: np.ndarray, age: np.ndarray) -> np.ndarray:
     """(m, 2) int64: the edges within the labels that join whatever all of them join, up to any age. 50 bytes a row."""
     spanning = Thinned(0)
     for pairs, _ in edges:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lvd.flows import generations
 from lvd.flows.recipe import Recipe, parse
 from lvd.flows.run import Snapshot
 from lvd.infra.shards import StageDir
@@ -72,13 +73,16 @@ class Crawl:
 
     def bring(self, night: int) -> None:
         if self._web is None:
-            lay_out(self._base / f"crawl/night-{night}", night, self._picture)
+            lay_out(Path(self.path(night)), night, self._picture)
             return
         lay_out(self._base / f"web/night-{night}", night, self._picture)
         names = sorted(path.name for path in (self._base / f"web/night-{night}").iterdir())
         urls = [f"{self._web.url}/night-{night}/{name}" for name in (*names, "gone.jpg")]
         (self._base / "crawl").mkdir(exist_ok=True)
-        (self._base / f"crawl/night-{night}.txt").write_text("\n".join(urls))
+        Path(self.path(night)).write_text("\n".join(urls))
+
+    def path(self, night: int) -> str:
+        return str(self._base / f"crawl/night-{night}") + (".txt" if self._web else "")
 
     def recipe(self, root: str, **sections: Any) -> Recipe:
         pool = {"kind": "images", "path": str(self._base / "crawl/night-*")}
@@ -139,13 +143,16 @@ def test_five_nights_that_die_end_as_one_run(crawl: Crawl) -> None:
         for part in deaths:
             with pytest.raises(Died, match=part):
                 published_plainly(recipe, dying_at=part)
+            if part == deaths[0]:
+                assert [one.files for one in generations.seen(recipe).begun] == [(crawl.path(night),)]
         last = published_plainly(recipe)
+        assert [len(one) for one in generations.seen(recipe).nights] == [1] * (night + 1)
         assert last.version == f"v{night + 1}" and last.candidates > before
         before = last.candidates
         record = record_of(last)
         assert all(len(record["directories"][stage]) > night for stage in PER_IMAGE)
-        again = published_plainly(recipe)
-        assert again.version == last.version and not sum(again.computed.values())
+    again = published_plainly(recipe)
+    assert again.version == last.version and not sum(again.computed.values())
     assert len(record["directories"]["neighbours"]) == 2 * NIGHTS - 1
     assert len(record["directories"]["centroids"]) == len(record["directories"]["hash-fit"]) == 1
     (centroids,), (fit,) = record["directories"]["centroids"], record["directories"]["hash-fit"]

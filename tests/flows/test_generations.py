@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lvd.flows import generations
+from lvd.flows import crawling, generations, preflight
 from lvd.flows.collected import Gathered, Part
 from lvd.flows.recipe import Recipe, parse
+from lvd.flows.run import Run
 from lvd.infra.shards import StageDir
 from lvd.tasks.sources import Images, Partition
 
@@ -16,6 +17,7 @@ def recipe(tmp_path: Path) -> Recipe:
     return parse({"name": "n", "root": str(tmp_path / "root"), "pool": [{"kind": "images", "path": "/data/*"}]})
 
 
+CLUSTER = {"num_clusters": 1}
 DATA, OTHER = Images(path="/data/*"), Images(path="/other/*")
 
 
@@ -97,3 +99,21 @@ def test_what_a_run_began_with_is_known_before_it_ends(recipe: Recipe) -> None:
     assert not generations.seen(recipe.model_copy(update={"pool": (OTHER,)})).begun
     night(recipe, "a", "b")
     assert not generations.seen(recipe).begun
+
+
+def test_before_a_run_only_what_is_new_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bring(name: str) -> None:
+        (tmp_path / f"{name}.txt").write_text(f"http://example.org/{name}.jpg")
+
+    pool = [{"kind": "urls", "path": str(tmp_path / "*.txt")}]
+    recipe, opened = parse({"name": "n", "root": str(tmp_path / "root"), "pool": pool, "cluster": CLUSTER}), []
+    monkeypatch.setattr(preflight, "check_columns", lambda one: opened.append(Path(one.files[0]).name))
+    bring("a")
+    preflight.check_sources(Run(recipe))
+    found = [one for _, _, _, partitions in crawling.listed(Run(recipe)) for one in partitions]
+    manifests = [StageDir(root=recipe.root, stage="crawl", fingerprint=one.digest) for one in found]
+    known = [Part(partition=one, manifest=manifest) for one, manifest in zip(found, manifests, strict=True)]
+    generations.keep(recipe, generations.ordered(recipe, known))
+    bring("b")
+    preflight.check_sources(Run(recipe))
+    assert opened == ["a.txt", "b.txt"]

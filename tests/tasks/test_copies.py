@@ -8,7 +8,8 @@ import pytest
 
 from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, StageDir, read_table
-from lvd.tasks import copies, neighbours, schemas
+from lvd.tasks import components, copies, neighbours, schemas
+from lvd.tasks.algorithms import graph
 from lvd.tasks.fates import Decision, Fates
 from lvd.tests.tasks import planted
 from lvd.tests.tasks.planted import identity
@@ -436,3 +437,15 @@ def test_what_came_later_changes_nothing_old(tmp_path: Path, min_similarity: flo
         num = sum(sum(rows) for rows in layout[:nights])
         assert before == {row: end for row, end in found[-1].items() if row < num}
     assert len(found[0]) < len(found[1]) < len(found[2])
+
+
+def test_spanning_edges_join_what_all_join_up_to_any_age() -> None:
+    rng = np.random.default_rng(5)
+    age, (left, right) = np.sort(rng.integers(0, 6, 40)), np.triu_indices(40, 1)
+    pairs = np.column_stack([left, right])[rng.permutation(len(left))[:120]]
+    shards = [(some, np.zeros(len(some), dtype=np.float32)) for some in np.array_split(pairs, 7)]
+    spanning = components.spanning(shards, np.zeros(40, dtype=np.int64), age)
+    assert len(spanning) < 40
+    for end in range(6):
+        labels = [graph.connected_components(some[age[some].max(axis=1) <= end], 40) for some in (spanning, pairs)]
+        np.testing.assert_array_equal(*labels)

@@ -359,6 +359,16 @@ def test_images_up_to_any_age_are_connected_as_if_there_were_no_younger_ones(
             np.testing.assert_array_equal(*labels)
 
 
+def test_old_images_that_a_new_one_connects_are_compared_all_the_same() -> None:
+    pairs = np.array([[0, 1], [0, 2], [1, 2], [0, 3]])
+    for age, known in ((np.array([0, 0, 1, 1]), [False, True, True, False]), (None, [True, True, True, False])):
+        joined = near_duplicates.Joined(4, age)
+        joined.join(np.array([[0, 2]]))
+        joined.join(np.array([[2, 1]]))
+        assert joined.has(pairs).tolist() == known
+        assert joined.among(np.array([0, 1, 2])).has(pairs[:3]).tolist() == known[:3]
+
+
 @pytest.mark.parametrize("representative", ["oldest", "largest_area"])
 def test_a_larger_copy_that_comes_later(pool: Callable[..., Chain], representative: str) -> None:
     pictures = [picture(number) for number in range(13)]
