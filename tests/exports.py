@@ -1,5 +1,6 @@
 """Exports without Prefect's server: the same works, the same files."""
 
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -10,6 +11,7 @@ from lvd.flows.recipe import parse
 from lvd.flows.run import Run
 from lvd.infra.storage import Storage
 from lvd.tasks import export as export_stage
+from lvd.tests import versions_planted
 
 
 class Done:
@@ -43,3 +45,8 @@ def exported_here(root: str, out: str, config: export_stage.Config, version: str
         with patch.object(dispatch, "_submitted", submitted):
             exporting.finish(asked, storage, exporting.export.__wrapped__(run, asked))
     return run.computed
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    """Name → bytes of what an export came to, without what its work left."""
+    return {name: data for name, data in versions_planted.files_below(out).items() if not name.startswith(".")}
