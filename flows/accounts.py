@@ -74,7 +74,7 @@ ORDER = (
         "sizes",
     ),
     *("lists", "alike", "duplicates", "quotas", "drawn", "nearest", "candidates", "taken", "wanting", "retrieve"),
-    *("selection", "ledger", "curated"),
+    *("selection", "ledger", "curated", "patches"),
 )
 
 

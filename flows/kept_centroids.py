@@ -103,6 +103,8 @@ def given(run: Run, uri: str) -> StageDir:
             f"recipe.cluster.fit must have as many centroids as recipe.cluster.num_clusters, {config.num_clusters}, "
             f"has {ref.rows}"
         )
+    if source.storage.root == run.storage.root:
+        run.named("centroids", name)  # later runs of this recipe ask for it, so `lvd gc` must find it in the record
     digest = hashlib.sha256(read_vectors(ref).tobytes()).hexdigest()
     identity = (fit_stage.VERSION, "given", config.fitting(), digest)
     target = StageDir(root=run.storage.root, stage="centroids", fingerprint=fingerprint("centroids", *identity))

@@ -3,7 +3,7 @@
 Needed is what the records of the kept versions' runs name, the shards that these versions consist of, and what a root
 keeps for later runs. Everything else that stages wrote is left over: what only versions had that are not kept, what was
 computed for no version, and what an interrupted run had done (to keep it, run it to its end first). What no stage wrote
-is left alone.
+is left alone: generations, records of takedowns and of exports, metrics, the miniature web.
 """
 
 import re
@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel
 
+from lvd.flows import export_records
 from lvd.flows.accounts import ORDER
-from lvd.flows.versions import FOLDER, RUNS, SHARDS, Version, published_versions, records
+from lvd.flows.versions import FOLDER, RUNS, SHARDS, latest, published_names, records
 from lvd.infra.errors import InputError
 from lvd.infra.lease import check_free, lease
-from lvd.infra.shards import READERS
+from lvd.infra.shards import READERS, StageDir
 from lvd.infra.storage import TEMPORARY, Storage
 
 KEPT_FOR_LATER = {  # stage → why its directories stay whoever made them: a later run would else measure otherwise
@@ -23,6 +24,7 @@ KEPT_FOR_LATER = {  # stage → why its directories stay whoever made them: a la
     "background": "descriptors of images that come later must be adjusted as those of earlier ones",
     "batch-size": "vectors may depend on it in their last bits, and another trial may find another one",
 }
+CENTROIDS = "centroids"  # those that later runs assign to stay as well, all of them: the last one is found by counting
 OWNED = {*ORDER, SHARDS} - {"ledger"} - KEPT_FOR_LATER.keys()  # the stages whose directories can be left over
 OWN_FOLDERS = (RUNS, "leases", TEMPORARY)  # that are dealt with by themselves
 FINGERPRINT, VERSION = re.compile(r"[0-9a-f]{24,}(-[0-9a-z]+)?/"), re.compile(r"v[0-9]+/")  # names of directories
@@ -45,6 +47,7 @@ class Leftovers(BaseModel, frozen=True):
 
     root: str
     kept: tuple[str, ...]  # versions
+    held: dict[str, str]  # of these, those that are kept only because an export of them is not finished: its place
     versions: tuple[str, ...]  # that are not kept
     records: tuple[str, ...]  # of the runs that came to them
     directories: tuple[Leftover, ...]
@@ -57,14 +60,14 @@ class Leftovers(BaseModel, frozen=True):
 
 
 def leftovers(root: str, keep: int | None = None) -> Leftovers:
-    """What can go if the newest `keep` versions stay, by default all. The one of `latest.json` stays in any case.
+    """What can go if the newest `keep` versions stay, by default all. The one of `latest.json` stays in any case, and
+    so does one whose export is not finished.
 
-    Cost: a listing of the root, and stage.json of every version. Memory: some 300 bytes for each directory.
+    Cost: a listing of the root, stage.json and the runs' records of every kept version. Memory: some 300 bytes for each
+    directory.
     Raises InputError if no version was published, keep is below 1, or a run holds the root.
     """
-    if keep is not None and keep < 1:
-        raise InputError(f"--keep must be at least 1, was {keep}: the newest version always stays")
-    storage = Storage(root)
+    storage = asked(root, keep)
     check_free(storage)
     return _found(storage, keep)
 
@@ -75,8 +78,7 @@ def remove_leftovers(root: str, keep: int | None = None) -> Leftovers:
     At any moment what is there is whole or known not to be: the records of runs go first, then versions, then what
     they were made of; of each directory stage.json goes before the shards, and these before what was noted of them.
     """
-    leftovers(root, keep)  # what cannot be done is said before the lease is taken
-    storage = Storage(root)
+    storage = asked(root, keep)
     with lease(storage):
         found = _found(storage, keep)
         storage.remove_files(list(found.records))
@@ -90,6 +92,14 @@ def remove_leftovers(root: str, keep: int | None = None) -> Leftovers:
     return found
 
 
+def asked(root: str, keep: int | None) -> Storage:
+    """The root. Raises InputError if that cannot be asked of it."""
+    if keep is not None and keep < 1:
+        raise InputError(f"--keep must be at least 1, was {keep}: the newest version always stays")
+    published_names(root)
+    return Storage(root)
+
+
 def remove_directory(storage: Storage, directory: str) -> None:
     """Removes a stage's directory, what says that it is complete first."""
     names = [name for name, _ in storage.files(directory)]
@@ -101,43 +111,58 @@ def remove_directory(storage: Storage, directory: str) -> None:
 
 
 def _found(storage: Storage, keep: int | None) -> Leftovers:
-    versions = published_versions(storage.root)
-    stays = versions[-(keep or len(versions)) :]
-    kept = [version for version in versions if version.is_latest or version in stays]
-    needed, gone = needed_directories(storage, kept)
+    versions = published_names(storage.root)
+    held = {one["version"]: one["out"] for one in export_records.records(storage.root) if not one["finished_at"]}
+    stays = {*versions[-(keep or len(versions)) :], (latest(storage) or {}).get("version")}
+    kept = [version for version in versions if version in stays or version in held]
+    needed, sizes = needed_directories(storage, kept), Sizes(storage)
+    needed |= kept_for_later(storage, sizes.complete - needed)
     found, needed_bytes = [], 0
-    sizes = Sizes(storage)
     for directory, (files, num_bytes) in sorted(sizes.directories.items()):
         stage, name = directory.split("/")
-        if directory in needed or stage in KEPT_FOR_LATER:
+        if directory in needed:
             needed_bytes += num_bytes
             continue
         state = "complete" if directory in sizes.complete else "unfinished"
         why = "no kept version needs it"
         if stage == FOLDER:
-            why = "it is not kept" if name in {version.name for version in versions} else "its run did not end"
+            why = "it is not kept" if name in versions else "its run did not end"
         found.append(Leftover(directory=directory, stage=stage, state=state, why=why, files=files, num_bytes=num_bytes))
     return Leftovers(
         root=storage.root,
-        kept=tuple(version.name for version in kept),
-        versions=tuple(version.name for version in versions if version not in kept),
-        records=tuple(gone),
+        kept=tuple(kept),
+        held={version: held[version] for version in kept if version not in stays},
+        versions=tuple(version for version in versions if version not in kept),
+        records=tuple(name for version, names in records(storage).items() if version not in kept for name in names),
         directories=tuple(found),
         needed_bytes=needed_bytes,
         unknown=tuple(sorted(sizes.unknown)),
     )
 
 
-def needed_directories(storage: Storage, kept: list[Version]) -> tuple[set[str], list[str]]:
-    """The directories that these versions need, and the records of the runs that came to other ones."""
-    names, gone = {version.name for version in kept}, []
-    needed = {below(shard) for version in kept for shard in version.shards} | {f"{FOLDER}/{name}" for name in names}
-    for name, record in records(storage):
-        if record["version"] in names:
-            needed |= {below(directory) for found in record["directories"].values() for directory in found}
-        else:
-            gone.append(name)
-    return needed, gone
+def needed_directories(storage: Storage, kept: list[str]) -> set[str]:
+    """The directories that these versions need: their own, their shards, and what their runs' records name."""
+    needed, runs = set(), records(storage)
+    for version in kept:
+        dataset = StageDir(root=storage.root, stage=FOLDER, fingerprint=version)
+        needed |= {dataset.directory, *(below(ref.name()) for ref in dataset.shards())}
+        for name in runs[version]:
+            directories = storage.read_json(name)["directories"].values()
+            needed |= {below(directory) for found in directories for directory in found}
+    return needed
+
+
+def kept_for_later(storage: Storage, directories: set[str]) -> set[str]:
+    """Those of these complete directories that a root keeps for later runs, whoever made them."""
+    found = set()
+    for directory in directories:
+        stage, name = directory.split("/")
+        if stage in KEPT_FOR_LATER:
+            found.add(directory)
+        elif stage == CENTROIDS:
+            notes = StageDir(root=storage.root, stage=stage, fingerprint=name).account()["notes"]
+            found |= {directory} if notes.get("generations") else set()
+    return found
 
 
 class Sizes:
@@ -154,6 +179,15 @@ class Sizes:
                     self._add(below(name), name, num_bytes)
             elif rest and stage not in OWN_FOLDERS:
                 self.unknown.add(stage)
+        if storage.is_local:
+            self._add_empty(storage)
+
+    def _add_empty(self, storage: Storage) -> None:
+        """Folders whose files somebody was removing when he was interrupted: on a bucket there are none."""
+        for stage in OWNED:
+            for name in storage.names(stage):
+                if (VERSION if stage == FOLDER else FINGERPRINT).match(f"{name}/"):
+                    self.directories.setdefault(f"{stage}/{name}", (0, 0))
 
     def _add(self, directory: str, name: str, num_bytes: int) -> None:
         files, before = self.directories.get(directory, (0, 0))

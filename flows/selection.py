@@ -104,14 +104,15 @@ def _shards(
     What is in it: rows of the selection, the images that they name, and, if faces are blurred, where and how. So every
     version that holds the same finds the shard there.
     """
-    sources: dict[str, ShardRef] = {}  # directory of a shard of the dataset → its shard of the selection
+    sources: dict[str, tuple[ShardRef, list[int]]] = {}  # directory → the shard of the selection, and its parts
     for ref, notes in zip(selection.shards(), selection.account()["shard_notes"], strict=True):
         faces = [parts[number].content.directory for number in notes["parts"]] if blur else []
         identity = (publish_stage.VERSION, notes["digest"], blur and blur.model_dump(), faces)
-        sources[f"{versions.SHARDS}/{fingerprint(versions.SHARDS, *identity)}"] = ref
+        sources[f"{versions.SHARDS}/{fingerprint(versions.SHARDS, *identity)}"] = ref, notes["parts"]
 
     def computing(ref: ShardRef) -> Call:
-        return call(publish_stage.publish_shard, sources[ref.directory], looked, ref, blur)
+        chosen, numbers = sources[ref.directory]
+        return call(publish_stage.publish_shard, chosen, {number: looked[number] for number in numbers}, ref, blur)
 
     return [ShardRef(root=selection.root, directory=name, index=0, count=1) for name in sources], computing
 

@@ -54,6 +54,7 @@ def show_difference(root: str, older: str, newer: str, as_json: bool) -> None:
     for name, balances in (
         ("role", found.roles),
         ("retrieved for", found.collections),
+        ("source", found.sources),
         ("domain", found.domains),
     ):
         show_balances(name, balances)
@@ -88,6 +89,9 @@ def show_leftovers(root: str, keep: int | None, delete: bool) -> None:
     show_directories(found)
     show_sums(found)
     console.print(f"kept     {', '.join(found.kept)}: {size(found.needed_bytes)}")
+    for version, place in found.held.items():
+        what = f"its export to {escape(place)} is not finished: end it, or remove its record in exports/"
+        console.print(f"held     {version}: {what}")
     if found.versions:
         what = "removed" if delete else "to go  "
         console.print(f"{what}  {', '.join(found.versions)}; records of runs: {len(found.records)}")

@@ -4,17 +4,20 @@ A version is `curated/vN`: its ledger, its report, its card, and the names of it
 each in a directory named by what is in it, so that versions which hold the same images in the same way share them.
 """
 
-from collections.abc import Iterator
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pydantic import BaseModel
 
 from lvd.flows.run import NotComplete, Run
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir
+from lvd.infra.shards import READERS, StageDir
 from lvd.infra.storage import Storage
 
 FOLDER, SHARDS, RUNS = "curated", "published", "runs"
+RECORD = re.compile(r".+-(v[0-9]+)\.json")  # the name of the record of a run that came to a version
 
 
 class Published(BaseModel, frozen=True):
@@ -46,67 +49,108 @@ class Version(BaseModel, frozen=True):
 
 
 def version_of(run: Run, identity: str) -> str:
-    """The version that this identity was published as, or the next free one, claimed for it."""
-    numbers = claimed(run.storage)
-    for number in numbers:
-        if run.storage.read_json(f"{FOLDER}/v{number}/version.json")["identity"] == identity:
+    """The version that this identity was published as, or the next free one, claimed for it.
+
+    Of two runs that claim the same number at once, one gets the next.
+    """
+    known = identities(run.storage)
+    for number, said in known.items():
+        if said == identity:
             return f"v{number}"
     if run.looking:
         raise NotComplete(FOLDER)
-    version = f"v{numbers[-1] + 1 if numbers else 1}"
-    run.storage.write_json(f"{FOLDER}/{version}/version.json", {"identity": identity})
-    return version
+    version = f"v{max(known, default=0) + 1}"
+    claim = json.dumps({"identity": identity}, indent=1) + "\n"
+    if run.storage.create(f"{FOLDER}/{version}/version.json", claim.encode()):
+        return version
+    return version_of(run, identity)
 
 
-def claimed(storage: Storage) -> list[int]:
-    """The numbers that a run has taken, ascending, whether it has published or not."""
-    there = sorted(int(name[1:]) for name in storage.names(FOLDER) if name[1:].isdigit())
-    return [number for number in there if storage.exists(f"{FOLDER}/v{number}/version.json")]
+def identities(storage: Storage) -> dict[int, str]:
+    """The numbers that a run has taken, ascending, whether it has published or not, and what for."""
+    numbers = sorted(int(name[1:]) for name in storage.names(FOLDER) if name[1:].isdigit())
+
+    def identity(number: int) -> str | None:
+        name = f"{FOLDER}/v{number}/version.json"
+        return storage.read_json(name)["identity"] if storage.exists(name) else None
+
+    with ThreadPoolExecutor(READERS) as readers:
+        found = zip(numbers, readers.map(identity, numbers), strict=True)
+        return {number: said for number, said in found if said is not None}
 
 
-def latest(run_storage: Any) -> dict[str, Any] | None:
+def latest(storage: Storage) -> dict[str, Any] | None:
     """What `curated/latest.json` says, or None if nothing was published yet."""
-    return run_storage.read_json(f"{FOLDER}/latest.json") if run_storage.exists(f"{FOLDER}/latest.json") else None
+    return storage.read_json(f"{FOLDER}/latest.json") if storage.exists(f"{FOLDER}/latest.json") else None
 
 
-def records(storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name and the content of the record of every finished run, the oldest first."""
-    for name in (name for name in storage.names(RUNS) if name.endswith(".json")):
-        yield f"{RUNS}/{name}", storage.read_json(f"{RUNS}/{name}")
+def records(storage: Storage) -> dict[str, list[str]]:
+    """The names of the records of the finished runs that came to a version, the oldest first: version → names.
+
+    The versions stand in ascending order. Cost: one listing.
+    """
+    found: dict[str, list[str]] = {}
+    for name in storage.names(RUNS):
+        if match := RECORD.fullmatch(name):
+            found.setdefault(match[1], []).append(f"{RUNS}/{name}")
+    return {version: found[version] for version in sorted(found, key=number_of)}
 
 
-def published_versions(root: str) -> list[Version]:
+def number_of(version: str) -> int:
+    return int(version[1:])
+
+
+def published_names(root: str) -> list[str]:
     """The versions of a root that are complete and have a run's record, ascending. Raises InputError if none is."""
     storage = Storage(root)
-    current, found = (latest(storage) or {}).get("version"), {}
-    for _, record in records(storage):
-        name = record["version"]
-        dataset = StageDir(root=root, stage=FOLDER, fingerprint=name)
-        if not dataset.is_complete():
-            continue
-        refs = dataset.shards()
-        found[name] = Version(
+    names = list(records(storage))
+    with ThreadPoolExecutor(READERS) as readers:
+        there = readers.map(lambda name: storage.exists(f"{FOLDER}/{name}/stage.json"), names)
+        names = [name for name, is_complete in zip(names, there, strict=True) if is_complete]
+    if not names:
+        raise InputError(
+            f"root must hold a published version, {root!r} has none: run `lvd run RECIPE --root {root}` first"
+        )
+    return names
+
+
+def versions_of(root: str, names: list[str]) -> list[Version]:
+    """What a root says of these versions."""
+    storage = Storage(root)
+    current, runs = (latest(storage) or {}).get("version"), records(storage)
+
+    def version(name: str) -> Version:
+        record = storage.read_json(runs[name][-1])
+        refs = StageDir(root=root, stage=FOLDER, fingerprint=name).shards()
+        return Version(
             name=name,
-            number=int(name[1:]),
+            number=number_of(name),
             is_latest=name == current,
             run_id=record["run_id"],
             images=sum(ref.rows for ref in refs),
             candidates=record["candidates"],
             shards=tuple(ref.name() for ref in refs),
         )
-    if not found:
-        raise InputError(
-            f"root must hold a published version, {root!r} has none: run `lvd run RECIPE --root {root}` first"
-        )
-    return sorted(found.values(), key=lambda version: version.number)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(version, names))
 
 
-def version_named(versions: list[Version], name: str, field: str) -> Version:
-    """The version of that name: `v2`, `2` or `latest`. Raises InputError that lists those there are."""
-    for version in versions:
-        if name in (version.name, str(version.number)) or (name == "latest" and version.is_latest):
-            return version
-    there = ", ".join(version.name for version in versions)
-    raise InputError(
-        f"{field} must be a version of the root, one of {there} or latest, was {name!r}: see `lvd versions`"
-    )
+def published_versions(root: str) -> list[Version]:
+    """What a root says of all its versions, ascending. Raises InputError if it has none."""
+    return versions_of(root, published_names(root))
+
+
+def named(root: str, names: dict[str, str]) -> list[Version]:
+    """The versions that fields name: `v2`, `2` or `latest`. Raises InputError that lists those there are."""
+    there, current = published_names(root), (latest(Storage(root)) or {}).get("version")
+    found = []
+    for field, name in names.items():
+        meant = current if name == "latest" else f"v{name.removeprefix('v')}"
+        if meant not in there:
+            raise InputError(
+                f"{field} must be a version of the root, one of {', '.join(there)} or latest, was {name!r}: "
+                "see `lvd versions`"
+            )
+        found.append(meant)
+    return versions_of(root, found)

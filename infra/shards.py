@@ -260,8 +260,8 @@ def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "d
 
     Raises InputError if the file was written with another schema version, ShardError if it ends before its last row.
     """
-    rows = 0
-    with Storage(ref.root).open(ref.name(kind)) as file, pa.ipc.open_stream(file) as stream:
+    rows, storage = 0, Storage(ref.root)
+    with storage.open(ref.name(kind)) as file, pa.ipc.open_stream(file) as stream:
         version = (stream.schema.metadata or {}).get(b"lvd_schema_version", b"none").decode()
         if version != SCHEMA_VERSION:
             raise InputError(
@@ -272,20 +272,24 @@ def read_batches(ref: ShardRef, columns: list[str] | None = None, kind: str = "d
             chosen = batch if columns is None else batch.select(columns)
             metering.count("read_bytes", chosen.nbytes)
             rows += batch.num_rows
-            yield chosen
+            yield chosen if storage.is_local or 2 * chosen.nbytes > batch.nbytes else _on_its_own(chosen)
     if kind == "data" and ref.rows not in (-1, rows):  # Arrow takes a stream that is cut between two messages as whole
         raise ShardError(
             f"{ref.root}/{ref.name()} must hold {ref.rows} rows, held {rows}: remove it, and it is computed anew"
         )
 
 
+def _on_its_own(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch in memory of its own: streamed columns are parts of one buffer, which stays as long as one of them."""
+    return pa.ipc.read_record_batch(batch.serialize(), batch.schema)
+
+
 def read_table(ref: ShardRef, columns: list[str] | None = None, kind: str = "data") -> pa.Table:
     """The named columns of a whole shard. Not for the column `image`."""
+    if batches := [batch.replace_schema_metadata(None) for batch in read_batches(ref, columns, kind)]:
+        return pa.Table.from_batches(batches)
     schema = read_schema(ref, kind)
-    batches = [batch.replace_schema_metadata(None) for batch in read_batches(ref, columns, kind)]
-    return pa.Table.from_batches(
-        batches, schema=schema if columns is None else pa.schema([schema.field(c) for c in columns])
-    )
+    return (schema if columns is None else pa.schema([schema.field(name) for name in columns])).empty_table()
 
 
 def read_schema(ref: ShardRef, kind: str = "data") -> pa.Schema:

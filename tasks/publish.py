@@ -163,9 +163,12 @@ def holding(selection: list[ShardRef], places: list[list[list[int]]], part: int,
 
 
 @task(name="publish", persist_result=False, cache_policy=NO_CACHE)
-def publish_shard(selection: ShardRef, parts: list[Looked], target: ShardRef, blur: Blur | None = None) -> ShardRef:
+def publish_shard(
+    selection: ShardRef, parts: dict[int, Looked], target: ShardRef, blur: Blur | None = None
+) -> ShardRef:
     """The selected images of one shard with their bytes. Memory: one batch of images read, one written.
 
+    parts: the partitions that it takes images from, by their numbers.
     blur: null publishes the bytes as they are.
     """
     table = published_rows(read_table(selection))

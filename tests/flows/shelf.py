@@ -48,13 +48,13 @@ class Shelf:
         self.shards[ref.directory] = rows
         return ref
 
-    def stage(self, name: str, key: str, *, is_complete: bool = True) -> str:
+    def stage(self, name: str, key: str, *, is_complete: bool = True, **notes: Any) -> str:
         """A stage's directory."""
         target = StageDir(root=self.root, stage=name, fingerprint=image_id(key))
         with write_shard(target.planned(1)[0], schemas.SIZES, {}) as shard:
             shard.keep({"cluster_id": 1, "size": 1})
         if is_complete:
-            commit(target, 1, config={}, inputs={})
+            commit(target, 1, config={}, inputs={}, notes=notes)
         return target.directory
 
     def version(

@@ -97,6 +97,7 @@ def test_it_is_counted_by_reason_role_collection_and_domain(shelf: Shelf) -> Non
         Balance(name="birds", added=2, removed=4),
         Balance(name="cars", added=1, removed=0),
     )
+    assert found.sources == (Balance(name="web", added=3, removed=5),)
     assert found.domains == (Balance(name="gone.org", added=0, removed=4), Balance(name="new.org", added=3, removed=0))
 
 
@@ -153,6 +154,13 @@ def test_a_version_that_is_not_there(shelf: Shelf, name: str) -> None:
 def test_a_root_without_versions(local_root: str) -> None:
     with pytest.raises(InputError, match="root must hold a published version"):
         difference(local_root, "v1", "v2")
+
+
+def test_other_versions_are_not_read(shelf: Shelf) -> None:
+    shelf.version(3, [shelf.shard("third", published("x.org/3"))], is_latest=False)
+    shelf.storage.write_bytes(shelf.run_name(3), b"{")
+    shelf.storage.write_bytes("curated/v3/stage.json", b"{")
+    assert difference(shelf.root, "v1", "latest").newer == "v2"
 
 
 def test_it_is_shown(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,11 @@
 """What no version needs: found without a change, removed in an order that leaves no half of anything that is taken."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from lvd.flows import export_records
 from lvd.flows import leftovers as room
 from lvd.flows.inquiry import directories
 from lvd.flows.leftovers import leftovers, remove_leftovers
@@ -12,6 +16,10 @@ from lvd.infra.shards import StageDir, read_column, unwritten
 from lvd.infra.storage import Storage
 from lvd.tests.flows.shelf import Shelf, published
 from lvd.tests.flows.test_cli import lvd
+from lvd.tests.flows.test_nights import Clustered
+from lvd.tests.plain import without_prefect
+
+ELSEWHERE = ("exporting.py", "profile.py")  # whose stages lie in places of their own
 
 
 @pytest.fixture
@@ -35,11 +43,13 @@ def litter(shelf: Shelf) -> set[str]:
     left = {
         shelf.stage("embed", "begun", is_complete=False),
         shelf.stage("unique", "of other settings"),
+        shelf.stage("centroids", "of a fit that no run assigns to any more"),
         shelf.shard("of no version", published("lost.jpg")).directory,
         shelf.version(4, [shelf.shard("of no run", published("4.jpg"))], is_latest=False, ended=False).directory,
     }
     left |= {directory for directory in shelf.shards if directory not in used_shards(shelf)}
     shelf.stage("background", "of other settings")  # stays, whoever made it
+    shelf.stage("centroids", "of an earlier fit that the root keeps", generations=1)
     shelf.storage.write_json("forgotten/requests.json", [])  # what gc knows nothing of stays
     shelf.storage.write_json("embed/notes.json", [])
     return left
@@ -80,7 +90,7 @@ def test_leftovers_go_and_all_versions_stay(root: str) -> None:
     assert {one.directory for one in removed.directories} == left
     stays = {name for name in more if not any(name.startswith(f"{directory}/") for directory in left)}
     assert set(files(shelf)) == set(before) | stays
-    assert {name.split("/")[0] for name in stays} == {"background", "forgotten", "embed"}
+    assert {name.split("/")[0] for name in stays} == {"background", "centroids", "forgotten", "embed"}
     assert leftovers(shelf.root).directories == ()
     assert {found.state for found in directories(shelf.root) if found.stage == "published"} == {"complete"}
     assert not set(shelf.storage.names("leases"))
@@ -167,6 +177,65 @@ def test_a_root_where_nothing_was_published_keeps_all(local_root: str, act) -> N
     with pytest.raises(InputError, match="root must hold a published version"):
         act(local_root)
     assert files(shelf) == before
+
+
+def test_every_stage_of_a_run_is_known() -> None:
+    """What gc does not know it leaves alone, for ever."""
+    flows = Path(room.__file__).parent
+    sources = [file.read_text() for file in flows.glob("*.py") if file.name not in ELSEWHERE]
+    named = re.compile(r"""(?:\.target\(|\.named\(|stage=)[\s*(]*"([^"{]+)\"""")
+    stages = {stage for source in sources for stage in named.findall(source)}
+    assert {"crawl", "curated", "patches", "background", "centroids"} < stages
+    assert stages <= room.OWNED | room.KEPT_FOR_LATER.keys() | {"ledger"}
+
+
+def test_a_version_stays_until_its_export_is_finished(shelf: Shelf, monkeypatch, capsys) -> None:
+    dataset = StageDir(root=shelf.root, stage="curated", fingerprint="v1")
+    said = {"identity": "a", "kind": "parquet", "images": 2}
+    export_records.record(dataset, "/elsewhere", said)
+    found = remove_leftovers(shelf.root, 1)
+    assert (found.kept, found.held, found.versions) == (("v1", "v3"), {"v1": "/elsewhere"}, ("v2",))
+    assert not unwritten(dataset.shards())
+    code, out, _ = lvd(monkeypatch, capsys, "gc", shelf.root, "--keep", "1")
+    assert code == 0 and "held     v1: its export to /elsewhere is not finished" in out
+    export_records.record(dataset, "/elsewhere", said, is_finished=True)
+    assert remove_leftovers(shelf.root, 1).versions == ("v1",)
+    assert len(shelf.storage.names("exports")) == 1, "a takedown names what was exported"
+
+
+def test_folders_that_an_interrupted_removal_left_empty_go(shelf: Shelf) -> None:
+    for name in (f"embed/{'a' * 32}", f"published/{'b' * 32}", "curated/v7/ledger"):
+        (Path(shelf.root) / name).mkdir(parents=True)
+    assert {one.directory for one in remove_leftovers(shelf.root).directories} == {
+        *(f"embed/{'a' * 32}", f"published/{'b' * 32}", "curated/v7")
+    }
+    assert {found.state for found in directories(shelf.root)} == {"complete"}
+
+
+def test_records_of_versions_that_go_are_not_read(shelf: Shelf) -> None:
+    shelf.storage.write_bytes(shelf.run_name(1), b"{")
+    assert leftovers(shelf.root, 2).records == (shelf.run_name(1),)
+
+
+def test_centroids_that_a_recipe_names_in_its_own_root_are_in_the_record(local_root: str, monkeypatch) -> None:
+    without_prefect(monkeypatch)
+    fitted = Clustered(local_root).after(1)[0].centroids
+    _, run = Clustered(local_root, fit=f"{local_root}/{fitted.directory}").after(1)
+    assert fitted.directory in run.directories["centroids"] and len(run.directories["centroids"]) == 2
+
+
+def test_centroids_that_nights_assign_to_stay_though_no_version_that_is_kept_names_them(
+    local_root: str, monkeypatch
+) -> None:
+    """The last ones are found by counting from the first: without one, a night would fit anew."""
+    without_prefect(monkeypatch)
+    clustered, shelf = Clustered(local_root, refit="never"), Shelf(local_root)
+    centroids = clustered.after(1)[0].centroids
+    shelf.version(1, [shelf.shard("1", published("1.jpg"))])
+    gone = {one.stage for one in remove_leftovers(local_root).directories}
+    assert {"fit", "sampled", "cluster"} <= gone
+    found, run = clustered.after(1)
+    assert found.centroids == centroids and not run.computed["centroids"]
 
 
 def test_it_is_shown(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

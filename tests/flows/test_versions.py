@@ -1,6 +1,9 @@
 """Versions of one root, by whole runs: shards that stay are shared, what changed is told, what is old goes."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from datasets import load_from_disk
 from lvd.flows.difference import difference
 from lvd.flows.inquiry import directories, last_run
 from lvd.flows.leftovers import leftovers, remove_leftovers
-from lvd.flows.versions import published_versions
+from lvd.flows.versions import identities, published_versions, version_of
 from lvd.infra.storage import Storage
 from lvd.tests.drawing import CLASSES, draw
 from lvd.tests.running import data_files, lvd
@@ -59,6 +62,23 @@ def shards(root: Path) -> dict[str, tuple[int, int]]:
     """Every shard of images that is published: its name → its inode and when it was written."""
     found = {path: path.stat() for path in (root / "published").glob("*/data-*.arrow")}
     return {str(path.relative_to(root)): (about.st_ino, about.st_mtime_ns) for path, about in found.items()}
+
+
+def test_runs_at_once_get_versions_of_their_own(root: str) -> None:
+    """Only one should be: a lease that was lost must not make two things one version."""
+    run, begin = SimpleNamespace(storage=Storage(root), looking=False), threading.Barrier(6)
+
+    def claim(identity: str) -> str:
+        begin.wait()
+        return version_of(run, identity)
+
+    with ThreadPoolExecutor(6) as publishers:
+        found = dict(zip("abcdef", publishers.map(claim, "abcdef"), strict=True))
+    assert sorted(found.values()) == [f"v{number}" for number in range(1, 7)]
+    assert {f"v{number}": identity for number, identity in identities(run.storage).items()} == {
+        version: identity for identity, version in found.items()
+    }
+    assert {identity: version_of(run, identity) for identity in "abcdef"} == found
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,17 @@ import pytest
 
 from lvd.infra.shards import ShardRef, write_shard
 from lvd.tasks import schemas
-from lvd.tasks.comparing import Wanted, compared_columns, digests, place, read_rows, value_hashes
+from lvd.tasks.comparing import (
+    ABSENT,
+    REPLACED,
+    Fate,
+    Wanted,
+    compared,
+    digests,
+    place,
+    read_rows,
+    value_hashes,
+)
 from lvd.tests.tasks.planted import identity
 
 
@@ -43,7 +53,7 @@ def test_an_image_that_stands_in_several_shards_counts_once(local_root: str) -> 
         with write_shard(ref, schemas.CURATED, {}) as shard:
             for image in (5, 3 + number):
                 shard.keep({"image_id": identity(image), "role": "curated", "width": number})
-    columns = compared_columns(refs[0])
+    columns = compared(schemas.CURATED.names)
     assert {"image", "image_id"}.isdisjoint(columns) and {"role", "similarity", "cluster_id"} < {*columns}
     rows = read_rows(refs, ["width"])
     assert sorted(rows.images.tolist()) == rows.images.tolist() == sorted(digests(map(identity, (3, 4, 5))).tolist())
@@ -53,9 +63,11 @@ def test_an_image_that_stands_in_several_shards_counts_once(local_root: str) -> 
 
 def candidate(key: str, image: int | None, state: str, reason: str, source: str = "s") -> dict[str, str | None]:
     image_id = None if image is None else identity(image)
-    return {"key": key, "image_id": image_id, "state": state, "reason": reason, "source": source}
+    own = {"key": key, "image_id": image_id, "state": state, "reason": reason, "source": source}
+    return {**own, "stage": "s", "because_of": f"{key}'s cause"}
 
 
+OTHER = {"image_id": identity(7), "source": None, "key": None}
 IMAGE = {"image_id": identity(1), "source": "s", "key": "k"}
 BYTES = [  # the candidates with its bytes, the one that tells first
     candidate("x", 1, "kept", "retrieved"),
@@ -68,16 +80,27 @@ BYTES = [  # the candidates with its bytes, the one that tells first
 @pytest.mark.parametrize("best", range(len(BYTES)))
 @pytest.mark.parametrize("backwards", [False, True])
 def test_of_several_candidates_the_one_that_got_furthest_tells(best: int, backwards: bool) -> None:
-    wanted, rows = Wanted([{"image_id": identity(7)}, IMAGE]), BYTES[best:]
+    wanted, rows = Wanted(pa.Table.from_pylist([OTHER, IMAGE]), has_causes=True), BYTES[best:]
     for row in reversed(rows) if backwards else rows:
         wanted.look(pa.Table.from_pylist([row, candidate("other", 9, "kept", "retrieved")]))
-    assert wanted.fate(1) == BYTES[best]
-    assert wanted.fate(0) is None
+    row = BYTES[best]
+    of_bytes = Fate(state=row["state"], stage="s", reason=row["reason"], because_of=f"{row['key']}'s cause")
+    assert wanted.fate(1) == (Fate(state=REPLACED, because_of=row["image_id"]) if row["key"] == "k" else of_bytes)
+    assert wanted.fate(0) == Fate(state=ABSENT)
+    kinds = [wanted.kinds[number] for number in wanted.fates()]
+    assert kinds == [wanted.fate(number).model_copy(update={"because_of": None}) for number in range(2)]
 
 
 def test_a_name_is_that_of_one_source() -> None:
-    wanted = Wanted([IMAGE])
+    wanted = Wanted(pa.Table.from_pylist([IMAGE]))
     wanted.look(pa.Table.from_pylist([candidate("k", None, "failed", "http_404", source="another")]))
-    assert wanted.fate(0) is None
+    assert wanted.fate(0).state == ABSENT
     wanted.look(pa.Table.from_pylist([candidate("k", None, "failed", "http_404")]))
-    assert wanted.fate(0)["reason"] == "http_404"
+    assert wanted.fate(0) == Fate(state="failed", stage="s", reason="http_404"), "causes only if they were asked for"
+
+
+def test_images_of_one_name_have_one_fate_each() -> None:
+    """Two nights can bring other bytes under one URL: both are published, and neither hides the other."""
+    wanted = Wanted(pa.Table.from_pylist([{**IMAGE, "image_id": identity(n)} for n in (1, 2, 3)]))
+    wanted.look(pa.Table.from_pylist([candidate("k", 3, "dropped", "copy"), candidate("x", 2, "kept", "retrieved")]))
+    assert [wanted.fate(number).state for number in range(3)] == [REPLACED, "kept", "dropped"]

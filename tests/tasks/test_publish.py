@@ -89,7 +89,7 @@ class Shelf:
         target = StageDir(root=self.root, stage="curated", fingerprint=name)
         parts = looked([*(self.curated if curated else []), *self.pool])
         for chosen, ref in zip(selection, target.planned(len(selection)), strict=True):
-            done = publish.publish_shard.fn(chosen, parts, ref)
+            done = publish.publish_shard.fn(chosen, dict(enumerate(parts)), ref)
             assert done.rows == sum(row["role"] != schemas.REPEATED for row in read_table(chosen).to_pylist())
         commit(target, len(selection), config={}, inputs={})
         return target
