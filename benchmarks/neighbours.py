@@ -23,8 +23,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import neighbours, schemas
 from lvd.tasks.algorithms import cells, graph, pairs
 from lvd.tasks.models.engine import vector_column

@@ -6,8 +6,9 @@ from lvd.flows.group import Call, call
 from lvd.flows.kept_centroids import chosen, drifted, fitted_again, remedy
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import cluster as cluster_stage
 from lvd.tasks import levels as levels_stage
 from lvd.tasks import lists as lists_stage

@@ -8,8 +8,9 @@ from lvd.flows.generations import known_files, ordered
 from lvd.flows.group import Call, call, joint_call
 from lvd.flows.run import Run, Work, raise_first
 from lvd.flows.stage import stage
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import crawl as crawl_stage
 from lvd.tasks import links as links_stage
 from lvd.tasks.sources import Partition, partitions

@@ -7,9 +7,10 @@ from lvd.flows.measuring import measured_vectors
 from lvd.flows.neighbours import pool_edges, reference_edges, searched
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import commit_decision, stage
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import copies as copies_stage
 from lvd.tasks import fingerprint as fingerprint_stage
 from lvd.tasks import hash_fit, models

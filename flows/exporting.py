@@ -16,10 +16,11 @@ from lvd.flows.recipe import apply_setting, parse
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
 from lvd.flows.versions import FOLDER, latest
+from lvd.infra.committing import versions
 from lvd.infra.errors import InputError
 from lvd.infra.lease import lease
 from lvd.infra.pictures import IMAGE
-from lvd.infra.shards import SCHEMA_VERSION, ShardRef, StageDir, fingerprint, read_schema, read_table, versions
+from lvd.infra.shards import SCHEMA_VERSION, ShardRef, StageDir, fingerprint, read_schema, read_table
 from lvd.infra.storage import TEMPORARY, Storage
 from lvd.tasks import export as export_stage
 from lvd.tasks import export_card

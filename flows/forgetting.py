@@ -7,7 +7,8 @@ from lvd.flows.collected import Gathered, Part, Sources, bases_of, shards_of
 from lvd.flows.group import Call, call
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
-from lvd.infra.shards import ShardRef, StageDir, commit, fingerprint, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, fingerprint, read_table
 from lvd.tasks import forgetting as forgetting_stage
 from lvd.tasks.forgetting import Across, Other
 from lvd.tasks.takedowns import Takedowns, record_names

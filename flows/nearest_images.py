@@ -6,8 +6,9 @@ from lvd.flows.clustering import by_generation, counted, inverted_lists
 from lvd.flows.collected import Cells, Embedded
 from lvd.flows.group import Call, call
 from lvd.flows.run import Run, Work
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import nearest as search_stage
 from lvd.tasks import neighbours, settling
 from lvd.tasks import retrieve as retrieve_stage

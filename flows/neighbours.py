@@ -9,8 +9,9 @@ from typing import Any
 
 from lvd.flows.group import Call, call
 from lvd.flows.run import Run, Work
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, commit
+from lvd.infra.shards import ShardRef
 from lvd.tasks import neighbours as search_stage
 from lvd.tasks.algorithms.cells import num_groups, usual_number
 from lvd.tasks.copies import Config, Thresholds

@@ -24,7 +24,8 @@ from lvd.flows.plan import check_drawn
 from lvd.flows.recipe import Compute, Expectations, Recipe
 from lvd.flows.run import Run
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, read_batches, with_features, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_batches
+from lvd.infra.writing import with_features, write_shard
 from lvd.tasks import batch_size, models, schemas, screen
 from lvd.tasks.fetching import fetch_apart
 from lvd.tasks.models import engine

@@ -10,8 +10,9 @@ from lvd.flows.group import Call, call
 from lvd.flows.nearest_images import BySample
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import cluster_shares
 from lvd.tasks import retrieve as retrieve_stage
 from lvd.tasks.algorithms import mixture

@@ -13,8 +13,9 @@ from lvd.flows.alerts import Alert
 from lvd.flows.group import Call, Outcome
 from lvd.flows.progress import Progress, Unseen
 from lvd.flows.recipe import Recipe
+from lvd.infra.committing import commit, commit_lent
 from lvd.infra.errors import InputError, ShardError
-from lvd.infra.shards import ShardRef, StageDir, commit, commit_lent, fingerprint, unwritten
+from lvd.infra.shards import ShardRef, StageDir, fingerprint, unwritten
 from lvd.infra.storage import Storage
 
 if TYPE_CHECKING:

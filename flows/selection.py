@@ -9,7 +9,8 @@ from lvd.flows.group import Call, call
 from lvd.flows.measuring import measured_vectors
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
-from lvd.infra.shards import ShardRef, StageDir, commit, fingerprint
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, fingerprint
 from lvd.tasks import embed as embed_stage
 from lvd.tasks import ledger as ledger_stage
 from lvd.tasks import publish as publish_stage

@@ -6,7 +6,8 @@ from typing import Any
 
 from lvd.flows import pool
 from lvd.flows.run import Run
-from lvd.infra.shards import StageDir, commit
+from lvd.infra.committing import commit
+from lvd.infra.shards import StageDir
 
 
 def stage(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field, model_validator
 
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import kmeans
 from lvd.tasks.models.engine import read_vectors, vector_column

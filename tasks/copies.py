@@ -16,7 +16,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, gather_rows, pool_rows, write_shard
+from lvd.infra.shards import ShardRef, StageDir, gather_rows, pool_rows
+from lvd.infra.writing import write_shard
 from lvd.tasks import components, schemas
 from lvd.tasks.adjusting import ScoreNormalisation, Whitening
 from lvd.tasks.algorithms import graph

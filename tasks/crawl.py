@@ -20,7 +20,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, is_written, read_batches, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, is_written, read_batches, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import robots, schemas, sources
 from lvd.tasks.algorithms.firsts import first_of_each
 from lvd.tasks.sources import Partition

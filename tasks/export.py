@@ -25,8 +25,9 @@ from pydantic import BaseModel, Field
 from lvd.infra.errors import ShardError
 from lvd.infra.pictures import IMAGE, OFFSET, READERS, SIZE, pictures, without_pictures
 from lvd.infra.runs import SortedRun, read_range
-from lvd.infra.shards import ShardRef, StageDir, read_batches, read_schema, with_large_texts, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_batches, read_schema, with_large_texts
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import layouts
 from lvd.tasks.algorithms.permutation import permuted
 

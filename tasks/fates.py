@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
-from lvd.infra.shards import ShardRef, StageDir, read_column, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_column, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 
 KEPT = "kept"

@@ -14,7 +14,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_column, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_column, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import graph, pca_hash
 from lvd.tasks.fates import Decision, Fates, precedence

@@ -19,8 +19,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
-from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_column, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_column, read_table
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.components import Edges
 from lvd.tasks.fates import Decision, Fates

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from lvd.infra.shards import with_features
 from lvd.infra.storage import Storage
+from lvd.infra.writing import with_features
 from lvd.tasks.decode import claimed_format
 from lvd.tasks.schemas import IMAGE
 

@@ -9,7 +9,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.runs import read_range
-from lvd.infra.shards import Shard, ShardRef, read_column, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_column, read_table
+from lvd.infra.writing import Shard, write_shard
 from lvd.tasks import schemas
 from lvd.tasks.takedowns import FORGOTTEN, alias_of
 

@@ -10,7 +10,8 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from lvd.infra.shards import ShardRef, write_shard
+from lvd.infra.shards import ShardRef
+from lvd.infra.writing import write_shard
 from lvd.tasks import archives, schemas
 from lvd.tasks.sources import Partition, Urls, domain, url_rows
 

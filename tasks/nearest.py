@@ -20,7 +20,8 @@ from prefect.cache_policies import NO_CACHE
 from lvd.infra.errors import ShardError
 from lvd.infra.runs import SortedRun, read_range
 from lvd.infra.series import Series, first_positions, grouped
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import cells
 from lvd.tasks.algorithms.firsts import places_in_order

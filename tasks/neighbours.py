@@ -21,7 +21,8 @@ from pydantic import BaseModel, Field
 
 from lvd.infra.errors import ShardError
 from lvd.infra.series import Series, grouped
-from lvd.infra.shards import ShardRef, gather_rows, read_table, write_shard
+from lvd.infra.shards import ShardRef, gather_rows, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import adjusting, recall, schemas
 from lvd.tasks.algorithms import cells, pairs
 from lvd.tasks.algorithms.allocation import draw

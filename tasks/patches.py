@@ -15,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.errors import ShardError
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, write_shard
+from lvd.infra.shards import ShardRef
+from lvd.infra.writing import write_shard
 from lvd.tasks import models
 from lvd.tasks.algorithms.patch_colours import coloured
 from lvd.tasks.contact_sheets import images_at

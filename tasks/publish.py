@@ -17,15 +17,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import (
-    ShardRef,
-    StageDir,
-    fingerprint,
-    read_batches,
-    read_column,
-    read_table,
-    write_shard,
-)
+from lvd.infra.shards import ShardRef, StageDir, fingerprint, read_batches, read_column, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms.chunks import chunk_ends
 from lvd.tasks.algorithms.row_hash import row_hash

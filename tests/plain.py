@@ -42,7 +42,7 @@ class Plain(Run):
 def without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the flows submit is done when it is submitted; no file waits for the disk."""
     monkeypatch.setattr("os.fsync", lambda file: None)
-    monkeypatch.setattr("lvd.infra.shards.versions", dict)
+    monkeypatch.setattr("lvd.infra.committing.versions", dict)
     for module, name in SUBMITTED:
         function = getattr(module, name).fn
 

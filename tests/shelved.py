@@ -14,8 +14,10 @@ import uvicorn
 from PIL import Image
 
 from lvd.flows.serving import application, bound
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tests.answers import image_id
 

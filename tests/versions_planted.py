@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tests import copying
 from lvd.tests.tasks import planted

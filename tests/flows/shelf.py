@@ -3,8 +3,10 @@
 import hashlib
 from typing import Any
 
-from lvd.infra.shards import ShardRef, StageDir, commit, commit_lent, unwritten, write_shard
+from lvd.infra.committing import commit, commit_lent
+from lvd.infra.shards import ShardRef, StageDir, unwritten
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 
 

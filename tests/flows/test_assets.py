@@ -7,7 +7,8 @@ from lvd.flows.assets import LONGEST_KEY, RESTRICTED, asset_key, metadata, upstr
 from lvd.flows.figures import Account, Books
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run
-from lvd.infra.shards import commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 
 URIS = {

@@ -6,8 +6,10 @@ import pytest
 
 from lvd.flows import difference as room
 from lvd.flows.difference import Balance, difference
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.shards import StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks.own_vectors import CHOSEN
 from lvd.tests.flows.shelf import Shelf, image_id, lost, published
 from lvd.tests.flows.test_cli import lvd

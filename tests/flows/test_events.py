@@ -17,9 +17,11 @@ from lvd.flows.metrics import samples
 from lvd.flows.observing import metrics_text, told_before
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tests.running import wait_until
 from lvd.tests.serving import events, serving

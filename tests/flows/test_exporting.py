@@ -188,7 +188,8 @@ def test_what_cannot_be_exported_is_refused_in_one_line(local_root: str, tmp_pat
 def test_a_version_without_images_is_exported_as_parquet_only(local_root: str, tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from lvd.infra.shards import commit, write_shard
+    from lvd.infra.committing import commit
+    from lvd.infra.writing import write_shard
 
     target = StageDir(root=local_root, stage="curated", fingerprint="v1")
     schema = pa.schema([("image_id", pa.string()), ("row", pa.int64()), ("role", pa.string())])

@@ -8,9 +8,11 @@ import pytest
 from lvd.flows import metrics
 from lvd.flows.figures import Books, Downloads
 from lvd.flows.metrics import FILE_VARIABLE, Moment, Totals, families, local_file, samples, text_of, write_local
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 
 MOMENT = {"recipe": "mine", "started": 1000.0, "seconds": 60.0}

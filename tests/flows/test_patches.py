@@ -12,8 +12,10 @@ from lvd.flows import patches
 from lvd.flows.group import Call, Outcome
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.shards import StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.patches import write_patches
 

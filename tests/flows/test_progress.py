@@ -20,7 +20,8 @@ from lvd.flows.group import Outcome
 from lvd.flows.progress import Drawn, Logged, Reported, Tally, Watched, about
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run
-from lvd.infra.shards import commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.writing import write_shard
 from lvd.tasks import wording
 
 

@@ -19,8 +19,10 @@ from lvd.flows.recipe import parse
 from lvd.flows.report import write_report
 from lvd.flows.run import Run
 from lvd.flows.versions import Published
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.shards import StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import cluster_map, ledger, ledger_sample, schemas
 from lvd.tasks.contact_sheets import MAX_PICTURE_BYTES
 from lvd.tasks.recall import Recall

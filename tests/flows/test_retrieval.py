@@ -10,8 +10,9 @@ import pytest
 from lvd.flows import clustering, nearest_images, retrieval
 from lvd.flows.collected import Cells, Embedded
 from lvd.flows.recipe import parse
+from lvd.infra.committing import commit
 from lvd.infra.errors import ShardError
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import (
     centroids,
     cluster_shares,

@@ -11,7 +11,8 @@ import pytest
 
 from lvd.infra.errors import InputError
 from lvd.infra.logs import FORMAT_VARIABLE, JsonLines, fields, last_words, log_format, log_to_stderr, of_run, redacted
-from lvd.infra.shards import ShardRef, log_account
+from lvd.infra.shards import ShardRef
+from lvd.infra.writing import log_account
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ import pyarrow as pa
 import pytest
 
 from lvd.infra import pictures as pictures_
+from lvd.infra.committing import commit
 from lvd.infra.errors import ShardError
 from lvd.infra.metering import metered
 from lvd.infra.pictures import OFFSET, SIZE, pictures, spans, without_pictures
-from lvd.infra.shards import ShardRef, StageDir, commit, read_batches, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_batches
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tests import versions_planted
 

@@ -4,8 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lvd.infra.committing import commit
 from lvd.infra.places import Batches, places_of
-from lvd.infra.shards import StageDir, commit, read_batches, write_shard
+from lvd.infra.shards import StageDir, read_batches
+from lvd.infra.writing import write_shard
 
 WIDE = pa.schema([(f"column_{number}", pa.string()) for number in range(300)])  # with a head of many kB
 IMAGES = pa.schema([("id", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])

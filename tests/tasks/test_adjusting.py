@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lvd.flows.deduplication import copy_thresholds
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import adjusting, components, copies, finding, neighbours, schemas
 from lvd.tasks.adjusting import Background, ScoreNormalisation, Whitening

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import cluster_map, schemas
 from lvd.tasks.cluster_map import GRID, drawn, mapped
 from lvd.tasks.reached import Rows

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lvd.infra.shards import ShardRef, write_shard
+from lvd.infra.shards import ShardRef
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.comparing import (
     ABSENT,

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.contact_sheets import (
     EDGE_PX,

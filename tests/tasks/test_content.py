@@ -7,7 +7,8 @@ import timm
 import torch
 from PIL import Image, ImageFilter
 
-from lvd.infra.shards import StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import StageDir, read_table
 from lvd.tasks import content, publish, schemas, screen
 from lvd.tasks.content import Config, content_shard
 from lvd.tasks.decode import decode_rgb

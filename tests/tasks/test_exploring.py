@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.exploring import EDGE_PX, published, sampled, thumbnail, vectors_of, write
 

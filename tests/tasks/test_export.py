@@ -5,8 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from lvd.infra.committing import commit
 from lvd.infra.errors import ShardError
-from lvd.infra.shards import StageDir, commit, read_table
+from lvd.infra.shards import StageDir, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import export
 from lvd.tests import versions_planted

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import finding, models, neighbours, schemas
 from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.decode import DecodeError, decode_rgb

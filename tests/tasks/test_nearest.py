@@ -4,9 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lvd.infra.committing import commit
 from lvd.infra.errors import ShardError
 from lvd.infra.runs import SortedRun
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import cluster, lists, nearest, neighbours, settling
 from lvd.tasks.algorithms import cells as cell_groups
 from lvd.tasks.recall import Search

@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lvd.infra.committing import commit
 from lvd.infra.errors import ShardError
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import neighbours, schemas
 from lvd.tasks.algorithms import cells, graph
 from lvd.tasks.neighbours import REFERENCE, TRUTH, Cells

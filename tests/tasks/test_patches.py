@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import StageDir, commit, read_batches, read_table, write_shard
+from lvd.infra.shards import StageDir, read_batches, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import models, patches, schemas
 from lvd.tasks.models import Inference, ModelSpec, timm_models
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import publish, schemas
 from lvd.tests import copying
 from lvd.tests.tasks import planted
@@ -273,7 +274,7 @@ def test_the_same_selection_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_rows_are_found_wherever_batches_and_shards_end(local_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lvd.infra.shards.BATCH_ROWS", 3)
+    monkeypatch.setattr("lvd.infra.writing.BATCH_ROWS", 3)
     images = planted.images(local_root, [planted.image(png(n)) for n in range(20)], ((7, 0, 1, 12),))
     assert len([*publish.read_batches(images[3])]) == 4
     rng = np.random.default_rng(0)

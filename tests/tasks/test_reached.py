@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.reached import Domains, Rows, Spread, of_all, overlaps
 

@@ -4,7 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import scanning
 from lvd.tasks.scanning import Columns, among, equal, every, holds, scan
 
