@@ -7,13 +7,17 @@ is left alone: generations, records of takedowns and of exports, metrics, the mi
 """
 
 import re
+from calendar import timegm
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from time import strptime
+from typing import Any
 
 from pydantic import BaseModel
 
 from lvd.flows import export_records
 from lvd.flows.accounts import ORDER
-from lvd.flows.versions import FOLDER, RUNS, SHARDS, latest, published_names, records
+from lvd.flows.versions import FOLDER, RUNS, SHARDS, STAMP, latest, published_names, records
 from lvd.infra.errors import InputError
 from lvd.infra.lease import check_free, lease
 from lvd.infra.shards import READERS, StageDir
@@ -28,6 +32,7 @@ CENTROIDS = "centroids"  # those that later runs assign to stay as well, all of 
 OWNED = {*ORDER, SHARDS} - {"ledger"} - KEPT_FOR_LATER.keys()  # the stages whose directories can be left over
 OWN_FOLDERS = (RUNS, "leases", TEMPORARY)  # that are dealt with by themselves
 FINGERPRINT, VERSION = re.compile(r"[0-9a-f]{24,}(-[0-9a-z]+)?/"), re.compile(r"v[0-9]+/")  # names of directories
+OLD, NEW = "no kept version needs it", "made since the last version"
 FIRST, SECOND, LAST = "stage.json", "data-", "version.json"  # the order in which a directory's files go
 
 
@@ -117,16 +122,15 @@ def _found(storage: Storage, keep: int | None) -> Leftovers:
     kept = [version for version in versions if version in stays or version in held]
     needed, sizes = needed_directories(storage, kept), Sizes(storage)
     needed |= kept_for_later(storage, sizes.complete - needed)
-    found, needed_bytes = [], 0
-    for directory, (files, num_bytes) in sorted(sizes.directories.items()):
+    since = made_since(storage, sizes.complete - needed, kept)
+    found = []
+    for directory in sorted(sizes.directories.keys() - needed):
         stage, name = directory.split("/")
-        if directory in needed:
-            needed_bytes += num_bytes
-            continue
         state = "complete" if directory in sizes.complete else "unfinished"
-        why = "no kept version needs it"
+        why = NEW if directory in since else OLD
         if stage == FOLDER:
             why = "it is not kept" if name in versions else "its run did not end"
+        files, num_bytes = sizes.directories[directory]
         found.append(Leftover(directory=directory, stage=stage, state=state, why=why, files=files, num_bytes=num_bytes))
     return Leftovers(
         root=storage.root,
@@ -135,7 +139,7 @@ def _found(storage: Storage, keep: int | None) -> Leftovers:
         versions=tuple(version for version in versions if version not in kept),
         records=tuple(name for version, names in records(storage).items() if version not in kept for name in names),
         directories=tuple(found),
-        needed_bytes=needed_bytes,
+        needed_bytes=sum(num_bytes for directory, (_, num_bytes) in sizes.directories.items() if directory in needed),
         unknown=tuple(sorted(sizes.unknown)),
     )
 
@@ -154,15 +158,26 @@ def needed_directories(storage: Storage, kept: list[str]) -> set[str]:
 
 def kept_for_later(storage: Storage, directories: set[str]) -> set[str]:
     """Those of these complete directories that a root keeps for later runs, whoever made them."""
-    found = set()
-    for directory in directories:
-        stage, name = directory.split("/")
-        if stage in KEPT_FOR_LATER:
-            found.add(directory)
-        elif stage == CENTROIDS:
-            notes = StageDir(root=storage.root, stage=stage, fingerprint=name).account()["notes"]
-            found |= {directory} if notes.get("generations") else set()
-    return found
+    fits = {directory for directory in directories if directory.startswith(f"{CENTROIDS}/")}
+    found = {directory for directory, account in accounts(storage, fits) if account["notes"].get("generations")}
+    return found | {directory for directory in directories if directory.split("/")[0] in KEPT_FOR_LATER}
+
+
+def made_since(storage: Storage, directories: set[str], kept: list[str]) -> set[str]:
+    """Those of these complete directories that were made since the last run began that came to a kept version.
+
+    An interrupted run has made them: it would go on with them.
+    """
+    runs = records(storage)
+    last = max(timegm(strptime(name.split("/")[1].split("-")[0], STAMP)) for one in kept for name in runs[one])
+    of_stages = {one for one in directories if one.split("/")[0] not in (FOLDER, SHARDS)}
+    return {directory for directory, account in accounts(storage, of_stages) if account["ended_at"] > last}
+
+
+def accounts(storage: Storage, directories: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """stage.json of each of these."""
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from readers.map(lambda one: (one, storage.read_json(f"{one}/{FIRST}")), directories)
 
 
 class Sizes:

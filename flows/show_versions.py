@@ -7,9 +7,9 @@ from datetime import datetime
 from rich.markup import escape
 
 from lvd.flows.difference import Balance, Group, difference
-from lvd.flows.leftovers import Leftovers, leftovers, remove_leftovers
+from lvd.flows.leftovers import NEW, Leftovers, leftovers, remove_leftovers
 from lvd.flows.show import console, size, table
-from lvd.flows.versions import Version, published_versions
+from lvd.flows.versions import STAMP, Version, published_versions
 
 MOST_ROWS = 20  # of domains, and of groups of changes
 MOST_DIRECTORIES = 40
@@ -32,7 +32,7 @@ def show_versions(root: str) -> None:
 
 def date(version: Version) -> str:
     """When the last run that came to a version began, from its name: `20261122T010000Z-v1`."""
-    return f"{datetime.strptime(version.run_id.split('-')[0], '%Y%m%dT%H%M%SZ'):%Y-%m-%d %H:%M} UTC"
+    return f"{datetime.strptime(version.run_id.split('-')[0], STAMP):%Y-%m-%d %H:%M} UTC"
 
 
 def show_difference(root: str, older: str, newer: str, as_json: bool) -> None:
@@ -97,6 +97,10 @@ def show_leftovers(root: str, keep: int | None, delete: bool) -> None:
         console.print(f"{what}  {', '.join(found.versions)}; records of runs: {len(found.records)}")
     if found.unknown:
         console.print(f"alone    {', '.join(map(escape, found.unknown))}: no stage wrote them, they stay")
+    if not delete and (since := sum(one.why == NEW for one in found.directories)):
+        console.print(
+            f"since    {since:,} directories were {NEW}: to keep them, run what was interrupted to its end first"
+        )
     what = f"{len(found.directories):,} directories, {size(found.num_bytes)}"
     if delete:
         console.print(f"[bold]removed  {what}[/bold]")

@@ -17,7 +17,8 @@ from lvd.infra.shards import READERS, StageDir
 from lvd.infra.storage import Storage
 
 FOLDER, SHARDS, RUNS = "curated", "published", "runs"
-RECORD = re.compile(r".+-(v[0-9]+)\.json")  # the name of the record of a run that came to a version
+STAMP = "%Y%m%dT%H%M%SZ"  # when a run began, at the front of the name of its record
+RECORD = re.compile(r"[0-9]{8}T[0-9]{6}Z-(v[0-9]+)\.json")  # the name of the record of a run that came to a version
 
 
 class Published(BaseModel, frozen=True):

@@ -212,6 +212,21 @@ def test_folders_that_an_interrupted_removal_left_empty_go(shelf: Shelf) -> None
     assert {found.state for found in directories(shelf.root)} == {"complete"}
 
 
+def test_what_an_interrupted_run_goes_on_with_is_told_apart(shelf: Shelf, monkeypatch, capsys) -> None:
+    old = shelf.stage("download", "of other settings")
+    for name, record in ((name, shelf.storage.read_json(f"runs/{name}")) for name in shelf.storage.names("runs")):
+        later = {**record, "run_id": f"99990101T000000Z-{record['version']}"}
+        shelf.storage.write_json(f"runs/{later['run_id']}.json", later)
+        shelf.storage.remove(f"runs/{name}")
+    assert {one.directory: one.why for one in leftovers(shelf.root).directories} == {old: "no kept version needs it"}
+    for name in shelf.storage.names("runs"):
+        shelf.storage.write_json(f"runs/20010101T000000Z-{name.split('-')[1]}", shelf.storage.read_json(f"runs/{name}"))
+        shelf.storage.remove(f"runs/{name}")
+    assert {one.directory: one.why for one in leftovers(shelf.root).directories} == {old: "made since the last version"}
+    _, out, _ = lvd(monkeypatch, capsys, "gc", shelf.root)
+    assert "1 directories were made since the last version: to keep them, run what was interrupted" in out
+
+
 def test_records_of_versions_that_go_are_not_read(shelf: Shelf) -> None:
     shelf.storage.write_bytes(shelf.run_name(1), b"{")
     assert leftovers(shelf.root, 2).records == (shelf.run_name(1),)
