@@ -2,7 +2,7 @@
 
 Shards that both have are not read. Cost: the other shards of both, those of the older one twice if something went, and
 the older ledger if something came, the newer one if something went. Memory: some 120 bytes for every image of the
-shards that only the older version has, and some 400 bytes for every image that came or went, or 3 kB if every image is
+shards that only the older version has, and some 500 bytes for every image that came or went, or 4 kB if every image is
 listed; of the images' bytes one batch.
 """
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from lvd.flows.versions import Version, named
-from lvd.infra.shards import ShardRef, StageDir, read_schema, read_table
+from lvd.infra.shards import ShardRef, StageDir, read_batches, read_schema, read_table
 from lvd.tasks.comparing import Fate, Wanted, compared, digests, place, read_rows, texts, value_hashes
 from lvd.tasks.sources import domain
 
@@ -186,7 +186,8 @@ class Movement:
     def __init__(self, rows: pa.Table, ledger: StageDir, has_causes: bool) -> None:
         self._rows, self._wanted = rows, Wanted(rows, has_causes=has_causes)
         for ref in ledger.shards() if len(rows) else ():
-            self._wanted.look(read_table(ref, FATES))
+            for batch in read_batches(ref, FATES):
+                self._wanted.look(pa.Table.from_batches([batch]))
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -79,7 +79,8 @@ def test_what_came_and_what_went_is_told_with_the_reason(root: str) -> None:
     ]
 
 
-def test_it_is_counted_by_reason_role_collection_and_domain(shelf: Shelf) -> None:
+def test_it_is_counted_by_reason_role_collection_and_domain(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "Moved", None)  # of a million images nothing is made one by one unless they are listed
     found = difference(shelf.root, "1", "2")
     assert (found.added_images, found.removed_images, found.changed_images) == ((), (), ())
     assert [(group.why, group.images) for group in found.removed] == [
