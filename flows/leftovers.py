@@ -17,11 +17,12 @@ from pydantic import BaseModel
 
 from lvd.flows import export_records
 from lvd.flows.accounts import ORDER
-from lvd.flows.versions import FOLDER, RUNS, SHARDS, STAMP, latest, published_names, records
+from lvd.flows.inquiry import NOT_STAGES
+from lvd.flows.versions import FOLDER, SHARDS, STAMP, latest, published_names, records
 from lvd.infra.errors import InputError
 from lvd.infra.lease import check_free, lease
 from lvd.infra.shards import READERS, StageDir
-from lvd.infra.storage import TEMPORARY, Storage
+from lvd.infra.storage import Storage
 
 KEPT_FOR_LATER = {  # stage → why its directories stay whoever made them: a later run would else measure otherwise
     "hash-fit": "hashes of images that come later must be comparable with those of earlier ones",
@@ -30,7 +31,6 @@ KEPT_FOR_LATER = {  # stage → why its directories stay whoever made them: a la
 }
 CENTROIDS = "centroids"  # those that later runs assign to stay as well, all of them: the last one is found by counting
 OWNED = {*ORDER, SHARDS} - {"ledger"} - KEPT_FOR_LATER.keys()  # the stages whose directories can be left over
-OWN_FOLDERS = (RUNS, "leases", TEMPORARY)  # that are dealt with by themselves
 FINGERPRINT, VERSION = re.compile(r"[0-9a-f]{24,}(-[0-9a-z]+)?/"), re.compile(r"v[0-9]+/")  # names of directories
 OLD, NEW = "no kept version needs it", "made since the last version"
 FIRST, SECOND, LAST = "stage.json", "data-", "version.json"  # the order in which a directory's files go
@@ -192,7 +192,7 @@ class Sizes:
             if stage in OWNED or stage in KEPT_FOR_LATER:
                 if (VERSION if stage == FOLDER else FINGERPRINT).match(rest):
                     self._add(below(name), name, num_bytes)
-            elif rest and stage not in OWN_FOLDERS:
+            elif rest and stage not in NOT_STAGES:
                 self.unknown.add(stage)
         if storage.is_local:
             self._add_empty(storage)

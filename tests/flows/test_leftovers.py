@@ -50,7 +50,8 @@ def litter(shelf: Shelf) -> set[str]:
     left |= {directory for directory in shelf.shards if directory not in used_shards(shelf)}
     shelf.stage("background", "of other settings")  # stays, whoever made it
     shelf.stage("centroids", "of an earlier fit that the root keeps", generations=1)
-    shelf.storage.write_json("forgotten/requests.json", [])  # what gc knows nothing of stays
+    for folder in ("forgotten", "generations", "metrics", "somebody's"):  # what is no stage's stays
+        shelf.storage.write_json(f"{folder}/notes.json", [])
     shelf.storage.write_json("embed/notes.json", [])
     return left
 
@@ -75,7 +76,7 @@ def test_without_delete_nothing_changes(shelf: Shelf) -> None:
     assert {one.directory for one in found.directories} == left
     sizes = {d: sum(n for name, n in before.items() if name.startswith(f"{d}/")) for d in left}
     assert {one.directory: one.num_bytes for one in found.directories} == sizes
-    assert found.unknown == ("forgotten",)
+    assert found.unknown == ("somebody's",)
     states = {one.directory: one.state for one in found.directories}
     assert [stage for stage, _ in (d.split("/") for d in states if states[d] == "unfinished")] == ["embed"]
     assert files(shelf) == before
@@ -90,7 +91,9 @@ def test_leftovers_go_and_all_versions_stay(root: str) -> None:
     assert {one.directory for one in removed.directories} == left
     stays = {name for name in more if not any(name.startswith(f"{directory}/") for directory in left)}
     assert set(files(shelf)) == set(before) | stays
-    assert {name.split("/")[0] for name in stays} == {"background", "centroids", "forgotten", "embed"}
+    assert {name.split("/")[0] for name in stays} == {
+        *("background", "centroids", "embed", "forgotten", "generations", "metrics", "somebody's")
+    }
     assert leftovers(shelf.root).directories == ()
     assert {found.state for found in directories(shelf.root) if found.stage == "published"} == {"complete"}
     assert not set(shelf.storage.names("leases"))
@@ -257,7 +260,10 @@ def test_it_is_shown(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     left, before = litter(shelf), files(shelf)
     code, out, _ = lvd(monkeypatch, capsys, "gc", shelf.root)
     assert code == 0 and all(directory in out for directory in left)
-    assert f"nothing was removed: --delete removes {len(left)} directories" in out and "forgotten" in out
+    assert (
+        f"nothing was removed: --delete removes {len(left)} directories" in out
+        and "alone    somebody's: no stage wrote" in out
+    )
     assert files(shelf) == before
     code, out, _ = lvd(monkeypatch, capsys, "gc", shelf.root, "--keep", "2", "--delete")
     assert code == 0 and "removed  v1" in out
