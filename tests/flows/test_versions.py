@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +12,15 @@ import yaml
 from datasets import load_from_disk
 
 from lvd.flows.difference import difference
+from lvd.flows.erasing import erase
 from lvd.flows.inquiry import directories, last_run
 from lvd.flows.leftovers import leftovers, remove_leftovers
 from lvd.flows.versions import identities, published_versions, version_of
+from lvd.infra.shards import read_column
 from lvd.infra.storage import Storage
+from lvd.tasks.takedowns import Takedowns
 from lvd.tests.drawing import CLASSES, draw
+from lvd.tests.flows.shelf import Shelf, image_id, published
 from lvd.tests.running import data_files, lvd
 
 EACH = 24  # images of a night
@@ -79,6 +84,43 @@ def test_runs_at_once_get_versions_of_their_own(root: str) -> None:
         version: identity for identity, version in found.items()
     }
     assert {identity: version_of(run, identity) for identity in "abcdef"} == found
+
+
+@pytest.mark.parametrize("step", [0, 3, 6])
+def test_what_is_erased_leaves_every_version_that_shares_its_shard(
+    root: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted anywhere, and done again: each version says of itself what its shards hold."""
+    shelf, gone = Shelf(root), image_id("x.org/gone")
+    shared = shelf.shard("shared", published("x.org/gone"), published("x.org/stays"))
+    alone = shelf.shard("alone", published("x.org/other"))
+    for number, shards_ in ((1, [shared]), (2, [alone, shared]), (3, [alone])):
+        shelf.version(number, shards_)
+    untouched = {name: shelf.storage.read_bytes(name) for name, _ in shelf.storage.files("curated/v3")}
+    plain, left = Storage.write_bytes, [step]
+
+    def dying(storage: Storage, name: str, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        plain(storage, name, data)
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Storage, "write_bytes", dying)
+        erase(shelf.storage, Takedowns([]), {gone})
+    erase(shelf.storage, Takedowns([]), {gone})
+    versions = published_versions(root)
+    assert [version.images for version in versions] == [1, 2, 1]
+    for version in versions:
+        refs, account = version.dataset(root).shards(), version.dataset(root).account()
+        ids = read_column(refs, "image_id").to_pylist()
+        assert gone not in ids and len(ids) == version.images == account["rows"] == sum(account["shard_rows"])
+        assert all(shelf.storage.read_json(ref.name("account", "json"))["rows"] == ref.rows for ref in refs)
+    assert versions[0].shards[0] == versions[1].shards[1] == shared.name()
+    assert {name: shelf.storage.read_bytes(name) for name in untouched} == untouched
+    found = difference(root, "v1", "v2")
+    assert (found.kept, sum(group.images for group in found.added), found.removed) == (1, 1, ())
+    assert leftovers(root).directories == ()
 
 
 @pytest.fixture(scope="module")
