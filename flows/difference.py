@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from lvd.flows.versions import Version, named
 from lvd.infra.shards import ShardRef, StageDir, read_batches, read_schema, read_table
 from lvd.tasks.comparing import Fate, Wanted, compared, digests, place, read_rows, texts, value_hashes
-from lvd.tasks.sources import domain
+from lvd.tasks.source_rows import domain
 
 EXAMPLES = 3  # of every reason
 TOLD = ["image_id", "key", "url", "source", "role", "retrieved_for"]  # of an image that came or went

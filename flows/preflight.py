@@ -13,7 +13,7 @@ from lvd.infra.errors import InputError
 from lvd.tasks import hash_fit, models
 from lvd.tasks.models.classifiers import check_classifier
 from lvd.tasks.models.faces import check_detector
-from lvd.tasks.sources import check_columns, num_rows
+from lvd.tasks.source_rows import check_columns, num_rows
 
 
 def check(run: Run) -> None:

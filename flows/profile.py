@@ -29,7 +29,8 @@ from lvd.infra.writing import with_features, write_shard
 from lvd.tasks import batch_size, models, schemas, screen
 from lvd.tasks.fetching import fetch_apart
 from lvd.tasks.models import engine
-from lvd.tasks.sources import Partition, partitions, rows
+from lvd.tasks.source_rows import rows
+from lvd.tasks.sources import Partition, partitions
 
 SEEN_EACH = 20  # rows of a source that are listed for each one that is drawn of them
 WARM_UP_ROWS, SHARD_ROWS = 8, 100

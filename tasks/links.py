@@ -13,7 +13,8 @@ from prefect.cache_policies import NO_CACHE
 from lvd.infra.shards import ShardRef
 from lvd.infra.writing import write_shard
 from lvd.tasks import archives, schemas
-from lvd.tasks.sources import Partition, Urls, domain, stated, url_rows
+from lvd.tasks.source_rows import domain, stated, url_rows
+from lvd.tasks.sources import Partition, Urls
 
 SCHEMA = schemas.LINKS
 VERSION = 2

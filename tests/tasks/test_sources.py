@@ -14,7 +14,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lvd.infra.errors import InputError
-from lvd.tasks import schemas, sources
+from lvd.tasks import schemas, source_rows, sources
 from lvd.tasks.locations import Opened, read_bytes
 from lvd.tasks.sources import HuggingFace, Images, Source, Urls, WebDataset
 
@@ -24,9 +24,9 @@ URLS = ["https://Example.org/a.jpg", "http://example.org:8080/b.jpg", "http://[:
 def table(source):
     """All rows of the only partition, as the manifest holds them."""
     (partition,) = sources.partitions(source)
-    found = list(sources.rows(partition))
-    assert sources.num_rows(partition) == len(found)
-    assert found == list(sources.rows(partition))
+    found = list(source_rows.rows(partition))
+    assert source_rows.num_rows(partition) == len(found)
+    assert found == list(source_rows.rows(partition))
     return pa.Table.from_pylist(found, schema=schemas.MANIFEST)
 
 
@@ -152,7 +152,7 @@ def test_a_source_that_cannot_be_read_is_refused_with_what_there_is(shelf, monke
     source, message = BAD_SOURCES[case]
     with pytest.raises(InputError, match=message):
         for partition in sources.partitions(source):
-            sources.check_columns(partition)
+            source_rows.check_columns(partition)
 
 
 @pytest.mark.parametrize("name", ["l.txt.gz", "l.jsonl.bz2"])
@@ -161,7 +161,7 @@ def test_a_list_that_breaks_off_is_refused_and_not_taken_for_a_short_one(tmp_pat
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="must be readable as"):
-        sources.num_rows(*sources.partitions(Urls(path=str(tmp_path), url_column="link")))
+        source_rows.num_rows(*sources.partitions(Urls(path=str(tmp_path), url_column="link")))
 
 
 def test_sources_are_told_apart_by_kind_and_refuse_what_they_do_not_know():
@@ -208,7 +208,7 @@ def test_a_folder_of_images_gives_its_files_in_order_with_the_folder_as_label(tm
     folders = {name: name.rpartition("/")[0] or None for name in files}
     assert labels == {f"photos/{name}": folder for name, folder in folders.items()}
     by_class = sources.partitions(Images(path=f"{root}/*"))
-    keys = [[row["key"] for row in sources.rows(p)] for p in by_class]
+    keys = [[row["key"] for row in source_rows.rows(p)] for p in by_class]
     assert keys == [["cat/1.jpg", "cat/_dsc.webp", "cat/big/3.png"], ["dog/no_suffix"]]
 
 
@@ -219,7 +219,7 @@ def test_one_folder_has_one_name_however_it_is_written(tmp_path, monkeypatch):
     paths = [str(tmp_path / "photos"), f"{tmp_path}/photos/", "../photos", ".", f"file://{tmp_path}/photos"]
     found = [sources.partitions(Images(path=path))[0] for path in paths]
     assert len({partition.digest for partition in found}) == 1
-    assert {row["key"] for partition in found for row in sources.rows(partition)} == {"photos/a.jpg"}
+    assert {row["key"] for partition in found for row in source_rows.rows(partition)} == {"photos/a.jpg"}
 
 
 def test_a_folder_that_changes_between_planning_and_reading_is_refused(tmp_path):
@@ -227,7 +227,7 @@ def test_a_folder_that_changes_between_planning_and_reading_is_refused(tmp_path)
     (partition,) = sources.partitions(Images(path=str(tmp_path)))
     (tmp_path / "b.jpg").write_bytes(b"b")
     with pytest.raises(InputError, match="must not change"):
-        list(sources.rows(partition))
+        list(source_rows.rows(partition))
     assert sources.partitions(Images(path=str(tmp_path)))[0].digest != partition.digest
 
 
@@ -275,9 +275,10 @@ def test_tar_shards_give_their_images_with_what_their_sample_says(tmp_path, form
     ]
     assert [row["license"] for row in rows[:3]] == ["cc0", None, None]
     by_tar = sources.partitions(WebDataset(path=f"{tmp_path}/*.tar"))
-    assert [next(sources.rows(p))["key"] for p in by_tar] == ["00000.tar/000.jpg", "00001.tar/9.jpg"]
+    assert [next(source_rows.rows(p))["key"] for p in by_tar] == ["00000.tar/000.jpg", "00001.tar/9.jpg"]
     assert (
-        next(sources.rows(sources.partitions(WebDataset(path=f"{tmp_path}/00001.tar"))[0]))["key"] == "00001.tar/9.jpg"
+        next(source_rows.rows(sources.partitions(WebDataset(path=f"{tmp_path}/00001.tar"))[0]))["key"]
+        == "00001.tar/9.jpg"
     )
 
 
