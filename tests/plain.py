@@ -69,6 +69,7 @@ def published_plainly(recipe: Recipe, dying_at: str | None = None) -> Snapshot:
     with pytest.MonkeyPatch.context() as patch:
         if dying_at:
             patch.setattr(Storage, "whole_file", _dying(Storage.whole_file, dying_at))
+            patch.setattr(Storage, "create", _dying_at_once(Storage.create, dying_at))
         return chain(Publishing(recipe))
 
 
@@ -79,6 +80,15 @@ def _dying(whole_file: Any, part: str) -> Any:
             yield path
             if part in name:
                 raise Died(name)
+
+    return dying
+
+
+def _dying_at_once(create: Any, part: str) -> Any:
+    def dying(storage: Storage, name: str, data: bytes) -> bool:
+        if part in name:
+            raise Died(name)
+        return create(storage, name, data)
 
     return dying
 
