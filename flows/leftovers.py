@@ -29,7 +29,7 @@ KEPT_FOR_LATER = {  # stage → why its directories stay whoever made them: a la
     "background": "descriptors of images that come later must be adjusted as those of earlier ones",
     "batch-size": "vectors may depend on it in their last bits, and another trial may find another one",
 }
-CENTROIDS = "centroids"  # those that later runs assign to stay as well, all of them: the last one is found by counting
+CENTROIDS = "centroids"  # kept ones stay, all of them: later runs assign to the last
 OWNED = {*ORDER, SHARDS} - {"ledger"} - KEPT_FOR_LATER.keys()  # the stages whose directories can be left over
 FINGERPRINT, VERSION = re.compile(r"[0-9a-f]{24,}(-[0-9a-z]+)?/"), re.compile(r"v[0-9]+/")  # names of directories
 OLD, NEW = "no kept version needs it", "made since the last version"
@@ -159,7 +159,7 @@ def needed_directories(storage: Storage, kept: list[str]) -> set[str]:
 def kept_for_later(storage: Storage, directories: set[str]) -> set[str]:
     """Those of these complete directories that a root keeps for later runs, whoever made them."""
     fits = {directory for directory in directories if directory.startswith(f"{CENTROIDS}/")}
-    found = {directory for directory, account in accounts(storage, fits) if account["notes"].get("generations")}
+    found = {directory for directory, account in accounts(storage, fits) if account["notes"].get("fitted_on")}
     return found | {directory for directory in directories if directory.split("/")[0] in KEPT_FOR_LATER}
 
 

@@ -245,7 +245,7 @@ def test_centroids_that_a_recipe_names_in_its_own_root_are_in_the_record(local_r
 def test_centroids_that_nights_assign_to_stay_though_no_version_that_is_kept_names_them(
     local_root: str, monkeypatch
 ) -> None:
-    """The last ones are found by counting from the first: without one, a night would fit anew."""
+    """Without the last of them a night would fit anew."""
     without_prefect(monkeypatch)
     clustered, shelf = Clustered(local_root, refit="never"), Shelf(local_root)
     centroids = clustered.after(1)[0].centroids
