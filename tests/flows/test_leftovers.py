@@ -49,7 +49,7 @@ def litter(shelf: Shelf) -> set[str]:
     }
     left |= {directory for directory in shelf.shards if directory not in used_shards(shelf)}
     shelf.stage("background", "of other settings")  # stays, whoever made it
-    shelf.stage("centroids", "of an earlier fit that the root keeps", generations=1)
+    shelf.stage("centroids", "of an earlier fit that the root keeps", fitted_on=["embed/one"])
     for folder in ("forgotten", "generations", "metrics", "somebody's"):  # what is no stage's stays
         shelf.storage.write_json(f"{folder}/notes.json", [])
     shelf.storage.write_json("embed/notes.json", [])
