@@ -45,6 +45,10 @@ class Observer:
         self._stands = {"is_done": False, "is_failed": False}
         self._lock = threading.Lock()  # of the above, which the heart reads
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock: Prefect sends a flow, with its run, to the nodes of a pool, where nothing is told."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
     @cached_property
     def _totals(self) -> metrics.Totals:
         return metrics.Totals(metrics.left(self._storage, self._recipe.name))

@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 from lvd.flows import cli, metrics, observing
@@ -140,6 +141,13 @@ def test_a_run_that_is_alive_says_so_again_and_again(local_root: str, monkeypatc
         before = named(local_root)[alive]
         wait_until(lambda: named(local_root)[alive] > before, 10, "the heart must beat")
     assert "lvd-metrics" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_run_can_be_sent_to_the_nodes_of_a_pool(local_root: str) -> None:
+    run = Run(parse({"name": "n", "root": local_root, "cluster": {"num_clusters": 1}}))
+    run.observer.watching()
+    sent = cloudpickle.loads(cloudpickle.dumps(run))
+    assert sent.recipe == run.recipe and vars(sent.observer).keys() == vars(run.observer).keys() - {"_lock"}
 
 
 def test_a_run_that_was_killed_is_under_way_no_more(local_root: str) -> None:
