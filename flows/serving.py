@@ -158,7 +158,7 @@ def written(site: Site, name: str) -> Any:
     """A file that was published beside a version. The report runs apart from the other pages."""
 
     def answer(request: Request) -> Response:
-        data = pages.written(site, request.path_params["v"], name)
+        data = pages.written(site, number_in(request.path_params["v"]), name)
         if name.endswith(".html"):
             return Response(data, media_type="text/html", headers=APART)
         return Response(data, media_type="text/plain")
