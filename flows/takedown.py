@@ -4,6 +4,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -125,7 +126,8 @@ def runs_to_ask(storage: Storage, last: dict) -> list[dict]:
     """The record of the last run, then of those before it that had images which no later one has: only they know which
     copies these had."""
     found, seen = [last], images_of(last)
-    for _, record in reversed(list(records(storage))):
+    for name in sorted(chain(*records(storage).values()), reverse=True):
+        record = storage.read_json(name)
         mine = images_of(record)
         if "copies" in record["directories"] and not mine <= seen:
             needed = [record["directories"]["copies"][0], *mine]

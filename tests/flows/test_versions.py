@@ -107,8 +107,8 @@ def test_what_is_erased_leaves_every_version_that_shares_its_shard(
 
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
         patch.setattr(Storage, "write_bytes", dying)
-        erase(shelf.storage, Takedowns([]), {gone})
-    erase(shelf.storage, Takedowns([]), {gone})
+        erase(shelf.storage, Takedowns([]), {gone}, {})
+    erase(shelf.storage, Takedowns([]), {gone}, {})
     versions = published_versions(root)
     assert [version.images for version in versions] == [1, 2, 1]
     for version in versions:
