@@ -28,6 +28,7 @@ from lvd.tasks.erasing import without_names as without_names_in
 from lvd.tasks.takedowns import Takedowns, alias_of
 
 VERSIONS, SHARED, PATCHES = "curated", "published", "patches"
+BEGUN = "erasing"  # the name that `datasets` knows a ledger by, while candidates lose theirs
 
 
 class Erased(BaseModel, frozen=True):
@@ -73,8 +74,9 @@ class Eraser:
         self._page(f"{folder}/report.html", self._gone.names | domains, has_lost=self._loses(f"{folder}/ledger"))
         self._rename(f"{folder}/domains.parquet", domains)
         self._decontaminated(f"{folder}/decontaminated.parquet")
+        self._begin(f"{folder}/ledger")
         for name in files(self._storage, f"{folder}/ledger", "data", below=False):
-            self._rewrite(name, lambda table: with_fates(table, self._gone.entered(table)))
+            self._rewrite(name, self._of_ledger)
         for name in files(self._storage, f"{folder}/ledger", "rejects", below=False):
             self._rewrite(name, lambda table: without_names_in(table, self._gone.entered(table)))
         lost = self.published(target)
@@ -196,7 +198,7 @@ class Eraser:
                 self._storage.write_bytes(readme, card.render(new).encode())
                 self._storage.write_bytes(facts, new.model_dump_json(indent=1).encode())
                 self.files += 2
-        self._renamed(f"{target.directory}/ledger/state.json", ledger)
+        self._end(f"{target.directory}/ledger", ledger)
         states = card.states_of(endings)
         for name in self._storage.names("runs"):
             if name.endswith(f"-{target.fingerprint}.json"):
@@ -209,11 +211,23 @@ class Eraser:
                 new = old | {key: value for key, value in counted.items() if key in old}
                 self._put(f"runs/{name}", old, new)
 
-    def _renamed(self, name: str, ledger: list[ShardRef]) -> None:
-        """state.json of a ledger tells it from what it was before candidates lost their names, for all who keep it."""
-        if aliases := sum(int(are_aliases(read_table(ref, ["key"])["key"]).sum()) for ref in ledger):
-            old = self._storage.read_json(name)
-            self._put(name, old, {**old, "_fingerprint": fingerprint(name, aliases)[:16]})
+    def _of_ledger(self, table: pa.Table) -> pa.Table:
+        return with_fates(table, self._gone.entered(table))
+
+    def _begin(self, ledger: str) -> None:
+        """state.json of a ledger says that candidates lose their names, before the first one does."""
+        state, names = f"{ledger}/state.json", files(self._storage, ledger, "data", below=False)
+        every = (table for name in names for table in tables(self._storage, name))
+        if self._storage.exists(state) and any(self._of_ledger(table) is not table for table in every):
+            old = self._storage.read_json(state)
+            self._put(state, old, {**old, "_fingerprint": BEGUN})
+
+    def _end(self, ledger: str, refs: list[ShardRef]) -> None:
+        """state.json tells a ledger from what it was before candidates lost their names, for all who keep it."""
+        old = self._storage.read_json(f"{ledger}/state.json")
+        if old["_fingerprint"] == BEGUN:
+            aliases = sum(int(are_aliases(read_table(ref, ["key"])["key"]).sum()) for ref in refs)
+            self._put(f"{ledger}/state.json", old, {**old, "_fingerprint": fingerprint(ledger, aliases)[:16]})
 
     def _kept(self, target: StageDir) -> Counter[str]:
         """Directory of images → images of it that a version has: its ledger has a shard for each of their shards."""
