@@ -33,7 +33,8 @@ from measuring import Run, adopt_orphans, expect, peer_environment, run_whole
 from PIL import Image
 from serving import served
 
-from lvd.infra.shards import ShardRef, StageDir, read_batches, with_features
+from lvd.infra.shards import ShardRef, StageDir, read_batches
+from lvd.infra.writing import with_features
 from lvd.tasks import schemas, sources
 from lvd.tasks.fetching import Config
 from lvd.tasks.hosts import Politeness

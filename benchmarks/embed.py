@@ -27,7 +27,9 @@ import torch
 from measuring import expect
 from PIL import Image
 
-from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import models, schemas
 from lvd.tasks.models import engine
 from lvd.tests.drawing import CLASSES, draw

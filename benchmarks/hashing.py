@@ -25,7 +25,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from lvd.infra.shards import ShardRef, StageDir, commit, read_column, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, read_column
+from lvd.infra.writing import write_shard
 from lvd.tasks import fingerprint, hash_fit, near_duplicates, schemas, screen
 from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.decode import MAX_PIXELS

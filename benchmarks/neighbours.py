@@ -23,7 +23,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.series import Series
+from lvd.infra.shards import ShardRef, StageDir, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import neighbours, schemas
 from lvd.tasks.algorithms import cells, graph, pairs
 from lvd.tasks.models.engine import vector_column
@@ -98,6 +101,12 @@ def made(root: str, stage: str, count: int, task: Any) -> list[ShardRef]:
     return target.shards()
 
 
+def series(refs: list[ShardRef]) -> Series:
+    """The shards of one directory, as they travel."""
+    stage, name = refs[0].directory.split("/")
+    return Series.of([StageDir(root=refs[0].root, stage=stage, fingerprint=name)])
+
+
 def through_cells(root: str, pool: list[ShardRef]) -> tuple[list[ShardRef], Recall, dict[str, float]]:
     """The edges, what they were certified for, and seconds by step."""
     search, total = Search(), sum(ref.rows for ref in pool)
@@ -107,7 +116,7 @@ def through_cells(root: str, pool: list[ShardRef]) -> tuple[list[ShardRef], Reca
         seconds[step] = round(time.perf_counter() - started - sum(seconds.values()), 1)
 
     number = cells.usual_number(total)
-    (centroids,) = made(root, "cells", 1, lambda ref: neighbours.fit_cells.fn(pool, ref, number, SEED))
+    (centroids,) = made(root, "cells", 1, lambda ref: neighbours.fit_cells.fn(series(pool), ref, number, SEED))
     lap("fit")
     probes = made(
         root,
@@ -117,11 +126,9 @@ def through_cells(root: str, pool: list[ShardRef]) -> tuple[list[ShardRef], Reca
             pool[ref.index], centroids, ref, max_probes=search.max_probes, device="cpu"
         ),
     )
-    of = Cells(centroids=centroids, descriptors=tuple(pool), probes=tuple(probes))
+    of = Cells(centroids=centroids, descriptors=series(pool), probes=series(probes))
     lap("probe")
-    (asked,) = made(
-        root, "queries", 1, lambda ref: neighbours.draw_queries.fn(of, ref, search.recall_queries, SEED, is_pool=True)
-    )
+    (asked,) = made(root, "queries", 1, lambda ref: neighbours.draw_queries.fn(of, ref, search.recall_queries, SEED))
     truth = made(
         root,
         "truth",
@@ -134,9 +141,7 @@ def through_cells(root: str, pool: list[ShardRef]) -> tuple[list[ShardRef], Reca
         root,
         "edges",
         cells.num_groups(total),
-        lambda ref: neighbours.cells_group.fn(
-            of, None, ref, probes=recall.probes, min_similarity=FLOOR, k=K, device="cpu"
-        ),
+        lambda ref: neighbours.cells_group.fn(of, ref, probes=recall.probes, min_similarity=FLOOR, k=K, device="cpu"),
     )
     lap("score")
     return edges, recall, seconds
@@ -147,9 +152,9 @@ def exact_edges(root: str, pool: list[ShardRef], only: list[int] | None = None) 
     target = StageDir(root=root, stage="exact", fingerprint="a" if only is None else "some")
     asked = [ref for ref in target.planned(len(pool)) if only is None or ref.index in only]
     started = time.perf_counter()
-    options = {"min_similarity": FLOOR, "k": K, "device": "cpu"}
+    options = {"min_similarity": FLOOR, "k": K, "device": "cpu", "is_pool": True}
     with ThreadPoolExecutor(WORKERS) as workers:
-        refs = list(workers.map(lambda ref: neighbours.exact_shard.fn(pool, None, ref, **options), asked))
+        refs = list(workers.map(lambda ref: neighbours.exact_shard.fn(series(pool), None, ref, **options), asked))
     return refs, time.perf_counter() - started
 
 

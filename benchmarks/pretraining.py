@@ -33,7 +33,7 @@ from measuring import expect
 from torch.nn import functional
 
 from lvd.flows.evaluating import Evaluation, Sampled, Space, folder_images
-from lvd.flows.finding import Stored
+from lvd.flows.stored import Stored
 from lvd.flows.study_samples import image_files
 from lvd.tasks import evaluation, models
 from lvd.tasks.decode import DecodeError, decode_rgb

@@ -16,8 +16,22 @@ from lvd.tasks.outcomes import FETCHED
 
 REJECTING = ("crawl", "download", "screen", "content", "descriptors", "embed")  # the stages that write rejects
 # computed as one, whatever the number of their shards
-DECISIONS = ("choices", "screened", "unique", "copies", "parents", "taken", "wanting", "retrieve", "selection")
-EXAMPLES_EACH, TOP_DOMAINS = 2, 20
+DECISIONS = (
+    "choices",
+    "screened",
+    "withheld",
+    "unique",
+    "copies",
+    "components",
+    "decontaminated",
+    "remaining",
+    "parents",
+    "taken",
+    "wanting",
+    "retrieve",
+    "selection",
+)
+EXAMPLES_EACH, TOP_DOMAINS, SHARED_DOMAINS = 2, 20, 12
 ORDER = (
     *(
         "links",
@@ -28,6 +42,8 @@ ORDER = (
         "content",
         "screen",
         "screened",
+        "marked",
+        "withheld",
         "hash-fit",
         "fingerprint",
         "unique",
@@ -47,6 +63,8 @@ ORDER = (
     ),
     *(
         "decontaminated",
+        "remaining",
+        "withdrawn",
         "imported",
         "embed",
         "sampled",
@@ -58,29 +76,51 @@ ORDER = (
         "sizes",
     ),
     *("lists", "alike", "duplicates", "quotas", "drawn", "nearest", "candidates", "taken", "wanting", "retrieve"),
-    *("selection", "ledger", "curated"),
+    *("selection", "ledger", "curated", "patches"),
 )
 
 
 def collections(
-    sources: Sources, included: set[str], kept: Counter[str], per_reference: dict[str, int]
+    sources: Sources,
+    included: set[str],
+    kept: Counter[str],
+    per_reference: dict[str, int],
+    domains: dict[str, set[str]],
 ) -> tuple[report.Collection, ...]:
     """The sources of the pool, the benchmarks and the curated collections.
 
-    kept: directory of images → published images; included: the curated collections that are published.
+    kept: directory of images → published images, domains: → theirs; included: the curated collections that are
+    published.
     """
     found: list[report.Collection] = []
-    for source in dict.fromkeys(part.partition.source for part in sources.pool.parts):
-        parts = tuple(part for part in sources.pool.parts if part.partition.source == source)
-        found.append(_collection("pool", source.source or source.path.rstrip("/").rsplit("/", 1)[-1], parts, kept))
+    for parts in by_source(sources.pool):
+        source = parts[0].partition.source
+        found.append(
+            _collection("pool", source.source or source.path.rstrip("/").rsplit("/", 1)[-1], parts, kept, domains)
+        )
     for gathered in sources.references:
         published = kept if gathered.name in included else None
-        line = _collection(gathered.role, gathered.name, gathered.parts, published)
+        line = _collection(gathered.role, gathered.name, gathered.parts, published, domains)
         found.append(line.model_copy(update={"dropped_for_it": per_reference.get(gathered.name)}))
     return tuple(found)
 
 
-def _collection(role: str, name: str, parts: tuple[Part, ...], kept: Counter[str] | None) -> report.Collection:
+def by_source(pool: Gathered) -> list[tuple[Part, ...]]:
+    """The partitions of every source of the pool."""
+    sources = dict.fromkeys(part.partition.source for part in pool.parts)
+    return [tuple(part for part in pool.parts if part.partition.source == source) for source in sources]
+
+
+def image_directories(sources: Sources) -> tuple[tuple[str, ...], ...]:
+    """Where the images of each of the `collections` lie."""
+    each = [*by_source(sources.pool), *(gathered.parts for gathered in sources.references)]
+    return tuple(tuple(dict.fromkeys(part.images.directory for part in parts)) for parts in each)
+
+
+def _collection(
+    role: str, name: str, parts: tuple[Part, ...], kept: Counter[str] | None, domains: dict[str, set[str]]
+) -> report.Collection:
+    whose = [part.images.directory for part in parts]
     return report.Collection(
         role=role,
         name=name,
@@ -88,7 +128,8 @@ def _collection(role: str, name: str, parts: tuple[Part, ...], kept: Counter[str
         path=parts[0].partition.source.path,
         listed=sum(part.manifest.account()["rows_in"] for part in parts),
         fetched=sum(part.images.account()["rows"] for part in parts),
-        kept=None if kept is None else sum(kept[part.images.directory] for part in parts),
+        kept=None if kept is None else sum(kept[directory] for directory in whose),
+        domains=None if kept is None else len(set().union(*(domains.get(directory, ()) for directory in whose))),
     )
 
 
@@ -113,6 +154,17 @@ def short_edges(profile: tallies.Profile) -> tuple[report.Breakdown, ...]:
     names = enumerate(tallies.short_edge_names())
     lines = [report.Breakdown(name=name, before=before[bin_], after=after[bin_]) for bin_, name in names]
     return tuple(line for line in lines if line.before or line.after)
+
+
+def domain_shares(profile: tallies.Profile) -> tuple[report.Breakdown, ...]:
+    """The domains of most fetched images, and all others together, before and after."""
+    before, after = profile.fetched["domain"], profile.kept["domain"]
+    top = sorted(before, key=lambda name: (-before[name], name))[:SHARED_DOMAINS]
+    lines = [report.Breakdown(name=name, before=before[name], after=after[name]) for name in top]
+    sides = (("fetched", before), ("kept", after))
+    rest = [profile.with_domain[side] - sum(counts[name] for name in top) for side, counts in sides]
+    others = [report.Breakdown(name="all others", before=rest[0], after=rest[1])] if any(rest) else []
+    return tuple([*lines, *others]) if top else ()
 
 
 def domains(profile: tallies.Profile, found: dict[str, Counter[str]]) -> tuple[report.Domain, ...]:
@@ -144,7 +196,8 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
     for stage, names in record["directories"].items():
         accounts = [stage_dir(run, name).account() for name in names]
         label = "ledger" if stage.startswith("curated/") else stage
-        shards, computed = sum(len(a["shard_rows"]) for a in accounts), record["computed"].get(stage, 0)
+        shards = sum(len(account["shard_rows"]) for account in accounts)
+        decided = sum(len(account["shard_rows"]) for account in accounts if account["ended_at"] >= run.started)
         cost: Counter[str] = Counter()
         for account in accounts:
             cost.update(account.get("cost", {}))
@@ -153,7 +206,7 @@ def timings(run: Run, record: dict[str, Any]) -> tuple[report.Timing, ...]:
                 stage=label,
                 directories=tuple(names),
                 shards=shards,
-                computed=shards if computed and stage in DECISIONS else computed,
+                computed=decided if stage in DECISIONS else record["computed"].get(stage, 0),
                 **{key: sum(account[key] for account in accounts) for key in ("rows_in", "rows", "seconds")},
                 peak_memory_mb=max((account["peak_memory_mb"] for account in accounts), default=0),
                 read_bytes=cost["read_bytes"],

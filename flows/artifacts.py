@@ -5,7 +5,7 @@ from typing import Any
 from lvd.flows.run import Run
 from lvd.flows.server import dispensable
 from lvd.infra.shards import StageDir
-from lvd.tasks.report import size
+from lvd.tasks.wording import size
 
 
 def leave_artifacts(run: Run, stage: str, before: dict[str, int]) -> None:
@@ -19,6 +19,13 @@ def leave_artifacts(run: Run, stage: str, before: dict[str, int]) -> None:
         create_table_artifact(key=key, table=rows, description=f"Rows and reasons of {stage}")
         for directory in directories[:1]:
             create_link_artifact(key=f"{key}-output", link=link(run.storage.uri(directory)), link_text=directory)
+
+
+def leave_report(uri: str) -> None:
+    """A link from the run's page to the report of what it published."""
+    from prefect.artifacts import create_link_artifact
+
+    create_link_artifact(key="report", link=uri, link_text=uri.rsplit("/", 2)[-2], description="The report")
 
 
 def counts(run: Run, directory: str) -> dict[str, Any]:

@@ -22,12 +22,15 @@ class Gathered(BaseModel, frozen=True):
     role: str  # pool, benchmark or curated
     name: str
     parts: tuple[Part, ...]
+    generations: tuple[int, ...] = ()  # of the pool: how many parts came together, night by night
 
     def images(self) -> list[ShardRef]:
         """All shards of images; `base` makes a row of a partition a row of the collection."""
-        refs: list[ShardRef] = []
+        refs, base = [], 0
         for part in self.parts:
-            refs += part.images.shards(base=sum(ref.rows for ref in refs))
+            own = part.images.shards(base=base)
+            refs += own
+            base += sum(ref.rows for ref in own)
         return refs
 
 
@@ -57,7 +60,7 @@ class Cells(BaseModel, frozen=True):
     """Centroids, the cell of every pool vector that is left, and the images of every cell."""
 
     centroids: StageDir
-    cells: StageDir
+    cells: Series  # one directory for each of the vectors'
     sizes: StageDir
     parents: StageDir | None = None  # of a hierarchy: a shard for each level above the first
     duplicates: StageDir | None = None  # the images that went because another one of their cell means the same
@@ -71,7 +74,7 @@ class Matches(BaseModel, frozen=True):
 
 def series_of(directories: list[StageDir], collection: Gathered) -> Series:
     """One directory per partition, with the row that each partition starts at."""
-    return Series.of(directories, bases_of(collection))
+    return Series.of(directories, bases_of(collection), collection.generations)
 
 
 def bases_of(collection: Gathered) -> list[int]:

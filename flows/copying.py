@@ -9,10 +9,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lvd.flows.collected import Sources
+from lvd.flows.forgetting import withdrawn_ids
 from lvd.flows.inquiry import keys_of
 from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table
 from lvd.tasks import report, schemas
 from lvd.tasks.recall import Recall
+from lvd.tasks.takedowns import FORGOTTEN
 
 SEARCHES = {"neighbours": "within the pool", "references": "pool against references"}
 
@@ -47,17 +49,21 @@ def side(survivors: StageDir, directory: str) -> ShardRef:
 def decontaminated(sources: Sources, survivors: StageDir, notes: dict[str, Any]) -> bytes:
     """The list of pool images that went because of a reference, as Parquet, in the order of the pool.
 
+    Those that were taken down are left out; a reference that was has no key.
+
     `key` and `url` of the pool image, `reference_key` of the image that it copies, beside schemas.DECONTAMINATED.
     """
     table = read_table(side(survivors, notes["decontaminated"]))
+    ended = gather_rows(survivors.shards(), table["row"].to_numpy(), ["stage"])["stage"].to_numpy()
+    table = table.filter(pa.array(ended != FORGOTTEN))
     rows = table["row"].to_numpy()
     names = gather_rows(sources.pool.images(), rows, ["key", "url"]) if len(rows) else None
     references = [ref for gathered in sources.references for ref in gathered.images()]
-    keys = keys_of(references, set(table["reference_id"].to_pylist()))
+    keys = keys_of(references, set(table["reference_id"].to_pylist()) - withdrawn_ids(sources, survivors))
     columns = {
         "key": names["key"] if names else pa.array([], pa.string()),
         "url": names["url"] if names else pa.array([], pa.string()),
-        "reference_key": pa.array([keys[found] for found in table["reference_id"].to_pylist()], pa.string()),
+        "reference_key": pa.array([keys.get(found) for found in table["reference_id"].to_pylist()], pa.string()),
         **{name: table[name] for name in schemas.DECONTAMINATED.names if name != "row"},
     }
     sink = io.BytesIO()

@@ -1,14 +1,17 @@
 """The sub-flow that lists the candidates: crawl."""
 
 from collections import Counter
+from itertools import chain
 from typing import Any
 
+from lvd.flows import generations
 from lvd.flows.collected import Gathered, Part, Sources
 from lvd.flows.group import Call, call, joint_call
 from lvd.flows.run import Run, Work, raise_first
 from lvd.flows.stage import stage
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import crawl as crawl_stage
 from lvd.tasks import links as links_stage
 from lvd.tasks.sources import Partition, partitions
@@ -26,12 +29,13 @@ def listed(run: Run) -> list[tuple[str, str, str, list[Partition]]]:
     asked = [(f"recipe.pool[{i}]", "pool", "pool", source) for i, source in enumerate(recipe.pool)]
     asked += [(f"recipe.benchmarks[{i}]", "benchmark", c.name, c.source) for i, c in enumerate(recipe.benchmarks)]
     asked += [(f"recipe.curated[{i}]", "curated", c.name, c.source) for i, c in enumerate(recipe.curated)]
-    result, seen = [], Counter()
+    result, seen, before = [], Counter(), generations.seen(recipe)
+    known = [*chain(*before.nights), *before.begun]
     for where, role, name, source in asked:
         if source is None:
             raise InputError(f"{where} must have a source to be run: give its kind and path")
         try:
-            found = partitions(source)
+            found = partitions(source, known if role == "pool" else ())
         except InputError as error:
             raise InputError(f"{where}.{error}") from error
         result.append((where, role, name, [told_apart(partition, role, seen) for partition in found]))
@@ -55,13 +59,15 @@ def crawl(run: Run) -> Sources:
                 *("crawl", crawl_stage.VERSION, config.rows_per_shard, decided, partition.digest, partition.repeat)
             )
             parts.setdefault((role, name), []).append(Part(partition=partition, manifest=target))
-    every = [part for found in parts.values() for part in found]
+    own = parts.pop(("pool", "pool"))
+    if not run.looking:
+        generations.begin(run.recipe, [part.partition for part in own])
+    every = [*own, *(part for found in parts.values() for part in found)]
     choose_links(run, [part for part in every if part.partition.is_linked], digest)
     list_images(run, [part for part in every if not part.partition.is_linked])
-    gathered = [Gathered(role=role, name=name, parts=tuple(found)) for (role, name), found in parts.items()]
-    pool, *others = gathered
+    others = [Gathered(role=role, name=name, parts=tuple(found)) for (role, name), found in parts.items()]
     return Sources(
-        pool=pool,
+        pool=generations.ordered(run.recipe, own),
         benchmarks=tuple(g for g in others if g.role == "benchmark"),
         curated=tuple(g for g in others if g.role == "curated"),
     )

@@ -7,11 +7,12 @@ from typing import Any
 
 from prefect import flow
 
-from lvd.flows import from_vectors, pool
+from lvd.flows import from_vectors, generations, pool
 from lvd.flows.accounts import timings
 from lvd.flows.clustering import cluster
 from lvd.flows.crawling import crawl
 from lvd.flows.deduplication import copies, fingerprint
+from lvd.flows.forgetting import forget, withhold
 from lvd.flows.gathering import content, download, screen
 from lvd.flows.miniature import is_drawn, served
 from lvd.flows.preflight import check
@@ -23,26 +24,31 @@ from lvd.flows.run import NotComplete, Run, Snapshot
 from lvd.flows.selection import embed, publish
 from lvd.flows.versions import Published, latest
 from lvd.infra.lease import lease
+from lvd.infra.logs import of_run
 from lvd.infra.storage import Storage
 
 
 def chain(run: Run) -> Snapshot:
     """From the sources to the published dataset. Every arrow is a directory on storage."""
-    sources = content(run, download(run, crawl(run)))
+    listed = crawl(run)
+    if new := generations.num_new(run.recipe, listed.pool):
+        run.remark(f"new since the last run: {new} of {len(listed.pool.parts)} partitions of the pool")
+    sources = content(run, download(run, listed))
     measures, screened = screen(run, sources)
-    unique = fingerprint(run, sources, measures, screened)
-    survivors = copies(run, sources, unique)
+    unique = fingerprint(run, sources, measures, withhold(run, sources, screened))
+    survivors = forget(run, sources, copies(run, sources, unique))
     vectors = embed(run, sources, survivors)
     cells = cluster(run, vectors)
     matches = retrieve(run, vectors, cells)
     published = publish(run, sources, survivors, vectors, cells, matches)
 
     def reported(record: dict[str, Any]) -> None:
+        generations.keep(run.recipe, sources.pool)
         record["collections"] = [
             {"role": g.role, "name": g.name, "images": [part.images.directory for part in g.parts]}
             for g in sources.all()
         ]
-        write_report(run, published, sources, survivors, cells, matches, record)
+        write_report(run, published, sources, survivors, vectors, cells, matches, record)
 
     return close(run, published, reported)
 
@@ -72,7 +78,7 @@ def execute(recipe: Recipe) -> Snapshot:
     with shown() as progress, lease(Storage(recipe.root)):
         run = Run(recipe, progress=progress)
         run.storage.remove_temporary()
-        with served(recipe), pool.cluster(recipe.compute):
+        with of_run(run.stamp), served(recipe), pool.cluster(recipe.compute), run.observer.watching():
             return chain_for(recipe)(run)
 
 
@@ -97,7 +103,7 @@ def close(run: Run, published: Published, reported: Callable[[dict[str, Any]], N
     reported: writes the report with what the run's record says.
     """
     result = Snapshot(
-        run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(run.started))}-{published.version}",
+        run_id=f"{run.stamp}-{published.version}",
         version=published.version,
         root=run.storage.root,
         curated=published.dataset.directory,
@@ -105,6 +111,7 @@ def close(run: Run, published: Published, reported: Callable[[dict[str, Any]], N
         ledger=published.states,
         candidates=published.candidates,
         computed=run.computed,
+        remarks=tuple(run.remarks),
         seconds=round(time.time() - run.started, 3),
     )
     if run.looking:
@@ -120,6 +127,7 @@ def close(run: Run, published: Published, reported: Callable[[dict[str, Any]], N
     }
     record["cost"] = [timing.model_dump() for timing in timings(run, record)]
     reported(record)
+    result = result.model_copy(update={"alerts": tuple(run.observer.run_ended(record))})
     name = f"runs/{result.run_id}.json"
     run.storage.write_json(name, record)
     run.storage.write_json(

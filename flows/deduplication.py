@@ -1,14 +1,16 @@
 """The sub-flows that take copies out: fingerprint, copies."""
 
 from lvd.flows.adjusting import adjusted_vectors
-from lvd.flows.collected import Sources, shards_of
+from lvd.flows.collected import Sources, series_of, shards_of
 from lvd.flows.group import Call, call
 from lvd.flows.measuring import measured_vectors
-from lvd.flows.neighbours import Described, pool_edges, reference_edges
+from lvd.flows.neighbours import pool_edges, reference_edges, searched
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import commit_decision, stage
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.series import Series
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import copies as copies_stage
 from lvd.tasks import fingerprint as fingerprint_stage
 from lvd.tasks import hash_fit, models
@@ -82,37 +84,34 @@ def copies(run: Run, sources: Sources, unique: StageDir) -> StageDir:
     )
     if config.is_adjusted:
         described = adjusted_vectors(run, sources, described)
-    pool_dirs, pool_refs = described["pool"], shards_of(described["pool"], sources.pool)
+    pool = series_of(described["pool"], sources.pool)
     references = [
         copies_stage.Reference(
             name=g.name, role=g.role, shards=tuple(ref for d in described[g.name] for ref in d.shards())
         )
         for g in used
     ]
-    pool = Described(pool_refs, pool_dirs)
-    reference_refs = [ref for reference in references for ref in reference.shards]
-    others = Described(reference_refs, [d for g in used for d in described[g.name]])
+    others = Series.of([d for g in used for d in described[g.name]])
     edges, reference_found = pool_edges(run, pool, thresholds), reference_edges(run, pool, others, thresholds)
     settings = {**config.model_dump(include=set(DECIDING)), **thresholds.model_dump()}
     names = [[r.name, r.role, len(described[r.name])] for r in references]
-    inputs = [edges, reference_found, unique]
+    inputs = [*edges.stage_dirs(), *reference_found.stage_dirs(), unique]
     identity = copies_stage.VERSION, settings, names, [d.directory for d in inputs]
     target, grouped, decontaminated = (
         run.target(name, *identity) for name in ("copies", "components", "decontaminated")
     )
     if run.needs(target):
-        images, refs = sources.pool.images(), [d.shards() for d in inputs]
+        images = sources.pool.images()
         targets = copies_stage.Targets(
             fates=target, components=grouped.planned(1)[0], decontaminated=decontaminated.planned(1)[0]
         )
-        decision = copies_stage.decide.submit(
-            images, refs[2], pool_refs, refs[0], refs[1], references, targets, config, thresholds
-        )
+        found = pool.shards(), edges.shards(), reference_found.shards()
+        decision = copies_stage.decide.submit(images, unique.shards(), *found, references, targets, config, thresholds)
         decision.wait()
         for extra in (grouped, decontaminated):
             commit(extra, 1, config=settings, inputs={"directories": [d.directory for d in inputs]})
-        searched = {d.stage: d.account()["notes"] for d in (edges, reference_found)}
-        notes = {"thresholds": thresholds.model_dump(), "search": searched}
+        searches = {"neighbours": searched(edges), "references": searched(reference_found)}
+        notes = {"thresholds": thresholds.model_dump(), "search": searches}
         notes |= {"components": grouped.directory, "decontaminated": decontaminated.directory}
         commit_decision(target, len(images), decision, config, inputs, **notes)
     return target

@@ -20,7 +20,7 @@ from lvd.flows import pool
 from lvd.flows.group import Call, Group, Outcome, SomeFailed, compute
 from lvd.flows.recipe import Compute
 from lvd.infra.errors import InputError, ShardError
-from lvd.infra.shards import log_account
+from lvd.infra.writing import log_account
 
 logger = logging.getLogger("lvd")
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lvd.flows.finding import Stored
+from lvd.flows.stored import Stored
 from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table
 from lvd.tasks.models import engine
 from lvd.tasks.publish import rows_of

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from lvd.flows import evaluation_page
 from lvd.flows.embedded_rows import Rows, Sampled
 from lvd.flows.evaluation_summary import Concept, Coverage, Labelled, Summary, Told
-from lvd.flows.finding import Stored
 from lvd.flows.labelled_folders import MAX_LABELLED, SIDES, FolderImages, folder_images
 from lvd.flows.recipe import load
 from lvd.flows.references import CUTS, Reference, Space, halves_of, kept_references, part_of
+from lvd.flows.stored import Stored
 from lvd.infra.errors import InputError
 from lvd.infra.shards import StageDir, gather_rows, read_table
 from lvd.tasks import evaluation, models

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from lvd.tasks.dress import dressed
 from lvd.tasks.evaluation import Interval
-from lvd.tasks.report import dressed
 
 if TYPE_CHECKING:
     from lvd.flows.evaluation_summary import Summary

@@ -5,74 +5,27 @@ them is read once, for all pictures that are asked for together.
 """
 
 import hashlib
-import math
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel
 
-from lvd.flows import pool
-from lvd.flows.inquiry import described, last_run, ledger_rows, named_references
-from lvd.flows.recipe import Compute
-from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, gather_rows
-from lvd.infra.storage import Storage
-from lvd.tasks import adjusting, models
+from lvd.flows.found import Cell, Finding
+from lvd.flows.register import Register
+from lvd.flows.stored import Stored, Vectors, is_reference
+from lvd.flows.veiling import Veil, said
+from lvd.flows.verdict import verdict
+from lvd.infra.shards import ShardRef
 from lvd.tasks.algorithms import kmeans
-from lvd.tasks.algorithms.pca_hash import PcaHash
 from lvd.tasks.copies import Thresholds
 from lvd.tasks.decode import DecodeError
-from lvd.tasks.finding import Hit, Inverted, near_hashes, nearest_stored, thumbnail_of, vectors_of
-from lvd.tasks.hash_fit import read_fit
+from lvd.tasks.finding import Hit, nearest_stored, thumbnail_of, vectors_of
 from lvd.tasks.models import engine
 from lvd.tasks.sources import IMAGE_SUFFIXES
+from lvd.tasks.takedowns import Record
 
 MAX_COPIES = 64  # of one picture that are listed, of the pool and of the references each
 OWN_AND_REPEATED = 8  # neighbours that are looked up beyond those asked for: the picture itself, images that lie twice
-
-PLACES = {"pool": "pool", "curated": "curated collections"}  # the role in the ledger, in words
-
-Row = dict[str, Any]  # of the ledger
-
-
-class Similar(BaseModel, frozen=True):
-    """A stored image that is like the picture."""
-
-    key: str
-    image_id: str
-    similarity: float
-    by: Literal["bytes", "descriptor", "hash", "embedding"]
-    role: str  # pool, benchmark or curated
-    collection: str
-    published: bool
-    fate: str  # in words; empty for an image that is in no ledger
-
-    @property
-    def name(self) -> str:
-        return self.key if self.role == "pool" else f"{self.role} {self.collection}: {self.key}"
-
-
-class Cell(BaseModel, frozen=True):
-    """The cluster that the picture falls into."""
-
-    cluster_id: int
-    similarity: float  # to its centroid
-
-
-class Finding(BaseModel, frozen=True):
-    """What was found of one picture."""
-
-    path: str
-    error: str | None = None  # why it is no picture; then the rest is empty
-    image_id: str | None = None
-    verdict: str = ""
-    published: bool = False  # it, or a copy of it, is in the published set
-    candidates: tuple[Row, ...] = ()  # the ledger's rows with these very bytes, each with its `cause`
-    copies: tuple[Similar, ...] = ()  # above the thresholds of the last run
-    nearest: Similar | None = None  # of the pool, below the threshold
-    neighbours: tuple[Similar, ...] = ()  # by meaning
-    cluster: Cell | None = None
 
 
 class Picture(BaseModel, frozen=True, arbitrary_types_allowed=True):
@@ -83,14 +36,6 @@ class Picture(BaseModel, frozen=True, arbitrary_types_allowed=True):
     thumbnail: np.ndarray
 
 
-class Vectors(BaseModel, frozen=True):
-    """The vectors that the last run used, and the model that gives more of them."""
-
-    pool: list[ShardRef]
-    references: list[ShardRef]
-    spec: models.Inference
-
-
 class Looked(BaseModel, frozen=True):
     """What the stored vectors and hashes say of one picture."""
 
@@ -99,187 +44,6 @@ class Looked(BaseModel, frozen=True):
     hashed: list[Hit]  # of the pool
     neighbours: list[Hit]
     cluster: Cell | None
-
-
-class Stored:
-    """What the last run left on a root. Raises InputError if nothing was published there."""
-
-    def __init__(self, root: str) -> None:
-        self.root, last = root, last_run(Storage(root))
-        if last is None:
-            raise InputError(
-                f"root must hold a published version, {root!r} has none: run `lvd run RECIPE --root {root}` first"
-            )
-        if "copies" not in last["directories"]:
-            raise InputError(
-                f"root must hold a run over images, the last one of {root!r} was over vectors: name a root with images"
-            )
-        self.last = last
-        self.ledger = StageDir(root=root, stage=last["curated"], fingerprint="ledger")
-        self.thresholds = Thresholds(**self.stage("copies")[0].account()["notes"]["thresholds"])
-        self.is_adjusted = "adjusted" in last["directories"]
-        self.device = pool.device(Compute(gpus=0 if last["recipe"]["compute"]["gpus"] == 0 else "auto"))
-
-    def at(self, directory: str) -> StageDir:
-        stage, name = directory.rsplit("/", 1)
-        return StageDir(root=self.root, stage=stage, fingerprint=name)
-
-    def stage(self, name: str) -> list[StageDir]:
-        """The directories of a stage that the last run used."""
-        return [self.at(directory) for directory in self.last["directories"][name]]
-
-    def vectors(self, stage: str) -> Vectors:
-        """Descriptors or embeddings. Raises InputError if the model is no longer the one that they were made by."""
-        found: dict[bool, list[ShardRef]] = {True: [], False: []}
-        for target in self.stage(stage):
-            found[is_reference(target.directory)] += target.shards()
-        config = self.stage(stage)[0].account()["config"]
-        spec = models.Inference(**{name: config[name] for name in models.Inference.model_fields})
-        if (weights := models.weights_digest(spec)) != config["weights"]:
-            raise InputError(
-                f"model {spec.model} must be the one of the last run, {config['weights']}, was {weights}: "
-                "put its weights back, or run the recipe again"
-            )
-        return Vectors(pool=found[False], references=found[True], spec=spec)
-
-    def adjusted(self, vectors: np.ndarray, image_ids: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Descriptors as those of the last run, and their biases if it normalised scores."""
-        if not self.is_adjusted:
-            return vectors, None
-        config = self.stage("adjusted")[0].account()["config"]
-        (ref,) = self.at(config["background"]).shards()
-        background = adjusting.read_background(ref)
-        vectors = adjusting.whitened(vectors, background.fit)
-        if (said := config["score_normalisation"]) is None:
-            return vectors, None
-        rules = adjusting.ScoreNormalisation(**said)
-        ids = np.array(image_ids, dtype=object)
-        return vectors, adjusting.biases(vectors, ids, background, rules, device=self.device)
-
-    def inverted(self, descriptors: list[ShardRef]) -> Inverted | None:
-        """The cells of the pool's descriptors, if the last run searched through cells."""
-        (edges,) = self.stage("neighbours")
-        recall = edges.account()["notes"]["recall"]
-        if recall is None:
-            return None
-        own = {ref.directory for ref in descriptors}
-        (probes,) = (d for d in self.stage("probes") if set(d.account()["inputs"]["descriptors"]) == own)
-        (centroids,) = self.at(probes.account()["inputs"]["cells"]).shards()
-        return Inverted(centroids=centroids, cells=probes.shards(), probes=recall["probes"])
-
-    def hashed(self, thumbnails: np.ndarray) -> list[list[Hit]]:
-        """The pool's images whose hash is near that of each thumbnail, confirmed as the stage confirms a pair."""
-        rules = self.stage("unique")[0].account()["config"]
-        hashes = [ref for target in self.stage("fingerprint") for ref in target.shards()]
-        measured = [self.at(target.account()["inputs"]["measures"]) for target in self.stage("fingerprint")]
-        return near_hashes(
-            thumbnails,
-            hashes,
-            [ref for target in measured for ref in target.shards()],
-            self.fit(),
-            max_distance=rules["max_distance"],
-            min_similarity=rules["min_thumbnail_similarity"],
-        )
-
-    def fit(self) -> PcaHash:
-        """The fit of the stored hashes. Raises InputError if it cannot be read or is another one now."""
-        uri = self.last["recipe"]["fingerprint"]["fit"]
-        fit = read_fit(uri or Storage(self.root).uri(f"{self.stage('hash-fit')[0].directory}/fit.npz"))
-        stored = self.stage("fingerprint")[0].account()["config"]["fit"]
-        if fit.digest != stored:
-            raise InputError(
-                f"recipe.fingerprint.fit must be the one of the last run, {stored}, was {fit.digest}: "
-                "put it back, or run the recipe again"
-            )
-        return fit
-
-    def reference_keys(self, hits: list[Hit]) -> dict[tuple[str, int], str]:
-        """(directory, row) → key, of images of the benchmarks and curated collections."""
-        keys: dict[tuple[str, int], str] = {}
-        for directory in {hit.directory for hit in hits}:
-            rows = np.unique([hit.row for hit in hits if hit.directory == directory])
-            images = self.at(self.at(directory).account()["inputs"]["images"])
-            names = gather_rows(images.shards(), rows, ["key"])["key"].to_pylist()
-            keys |= {(directory, row): key for row, key in zip(rows.tolist(), names, strict=True)}
-        return keys
-
-    def owner(self, directory: str) -> tuple[str, str]:
-        """The role and the name of the collections whose images these vectors are of."""
-        images = self.at(directory).account()["inputs"]["images"]
-        owners = [c for c in self.last["collections"] if c["role"] != "pool" and images in c["images"]]
-        return owners[0]["role"], ", ".join(owner["name"] for owner in owners)
-
-
-class Register:
-    """Every stored image that has to do with the pictures: its rows of the ledger, its key, what it ended because of.
-
-    The ledger is read once for all images, and once more for each step from an image to the one that it was dropped
-    because of, if that one was not read already; there are at most as many as there are kinds of duplicates.
-    """
-
-    def __init__(self, stored: Stored, image_ids: set[str], references: list[Hit]) -> None:
-        self.rows: dict[str, list[Row]] = {}
-        self._references: dict[str, str] = {}
-        self._enter(ledger_rows(stored.ledger, image_ids))
-        asked: set[str] = set()
-        while wanted := {row["because_of"] for row in self._all() if row["because_of"]} - asked:
-            asked |= wanted
-            self._references |= named_references(stored.root, stored.last["collections"], wanted)
-            self._enter(ledger_rows(stored.ledger, wanted - set(self._references) - set(self.rows)))
-        self._keys = stored.reference_keys(references)
-        self._owners = {directory: stored.owner(directory) for directory in {hit.directory for hit in references}}
-
-    def _all(self) -> list[Row]:
-        return [row for rows in self.rows.values() for row in rows]
-
-    def _enter(self, rows: list[Row]) -> None:
-        for row in rows:
-            self.rows.setdefault(row["image_id"], []).append(row)
-
-    def best(self, image_id: str) -> Row | None:
-        """Of the rows with these bytes the one that got furthest: published, else the one that others repeat."""
-        rows = self.rows.get(image_id)
-        return min(rows, key=lambda r: (r["state"] != "kept", r["reason"] == "exact_duplicate")) if rows else None
-
-    def cause(self, row: Row) -> Row | None:
-        """The row of the image that this one was dropped because of; None if there is none in the ledger."""
-        found = None if row["because_of"] in self._references else self.best(row["because_of"])
-        return None if found is row else found
-
-    def cause_in_words(self, row: Row) -> str | None:
-        """As `lvd why` has it."""
-        cause = self.cause(row)
-        return described(cause) if cause else self._references.get(row["because_of"])
-
-    def fate(self, row: Row) -> str:
-        """The end of an image in words, and those of the images that it was dropped because of, one after another."""
-        if row["state"] == "kept":
-            return "published"
-        end = f"{row['state']} at {row['stage']}: {row['reason']}"
-        if not row["because_of"]:
-            return end
-        cause = self.cause(row)
-        if cause is None:
-            return f"{end}, because of {self._references.get(row['because_of'], row['because_of'])}"
-        return (
-            f"{end}, because of {cause['key']}, which {'is' if cause['state'] == 'kept' else 'was'} {self.fate(cause)}"
-        )
-
-    def is_published(self, row: Row | None) -> bool:
-        """Whether an image, or the one that it was dropped for as a duplicate, is in the published set."""
-        return row is not None and (row["state"] == "kept" or self.is_published(self.cause(row)))
-
-    def candidates(self, image_id: str) -> tuple[Row, ...]:
-        return tuple({**row, "cause": self.cause_in_words(row)} for row in self.rows.get(image_id, ()))
-
-    def similar(self, hit: Hit, by: str) -> Similar:
-        """A hit by its name, with what became of it."""
-        row = self.best(hit.image_id)
-        role, collection = self._owners.get(hit.directory, ("pool", "pool"))
-        key = self._keys.get((hit.directory, hit.row)) or row["key"]
-        seen = {"published": bool(row) and row["state"] == "kept", "fate": self.fate(row) if row else ""}
-        said = {"image_id": hit.image_id, "similarity": 1.0 if by == "bytes" else hit.similarity, "by": by}
-        return Similar(key=key, role=role, collection=collection, **said, **seen)
 
 
 def find(root: str, images: list[str], *, neighbours: int = 5) -> list[Finding]:
@@ -322,16 +86,40 @@ def picture_at(path: str) -> Picture | Finding:
         return Finding(path=path, error=f"{error.reason}: {' '.join(str(error).split())}")
 
 
-def findings(stored: Stored, pictures: list[Picture], neighbours: int) -> list[Finding]:
-    """What was found of every picture, in their order."""
+def findings(stored: Stored, pictures: list[Picture], neighbours: int, *, veil: bool = True) -> list[Finding]:
+    """What was found of every picture, in their order. veil: what was taken down is not named."""
     looked = look(stored, pictures, neighbours)
     hits = [hit for each in looked for hit in (*each.pool, *each.references, *each.hashed, *each.neighbours)]
     image_ids = {hit.image_id for hit in hits} | {picture.image_id for picture in pictures}
     register = Register(stored, image_ids, [hit for hit in hits if is_reference(hit.directory)])
+    hides, limits = Veil(stored.root) if veil else None, stored.thresholds
     return [
-        finding(picture, each, register, stored.thresholds, neighbours)
+        veiled(picture, each, register, limits, neighbours, hides)
+        if hides
+        else finding(picture, each, register, limits, neighbours)
         for picture, each in zip(pictures, looked, strict=True)
     ]
+
+
+def veiled(
+    picture: Picture, looked: Looked, register: Register, thresholds: Thresholds, neighbours: int, veil: Veil
+) -> Finding:
+    """As `finding`, without the images that were taken down; of the picture itself, or of one that it copies, is said
+    when that was."""
+
+    def record(image_id: str) -> Record | None:
+        return veil.record(image_id, register.rows.get(image_id, []))
+
+    if own := record(picture.image_id):
+        return Finding(path=picture.path, image_id=picture.image_id, verdict=said(own), cluster=looked.cluster)
+    copied = [hit for hit in looked.pool if hit.similarity >= thresholds.min_similarity]
+    gone = [found for hit in (*looked.hashed, *copied, *looked.references) if (found := record(hit.image_id))]
+    lists = {name: getattr(looked, name) for name in ("pool", "references", "hashed", "neighbours")}
+    left = {name: [hit for hit in hits if record(hit.image_id) is None] for name, hits in lists.items()}
+    shown = finding(picture, looked.model_copy(update=left), register, thresholds, neighbours)
+    if not gone:
+        return shown
+    return shown.model_copy(update={"verdict": f"a copy of an image that was {said(gone[0])}", "published": False})
 
 
 def look(stored: Stored, pictures: list[Picture], neighbours: int) -> list[Looked]:
@@ -398,53 +186,3 @@ def others(hits: list[Hit], own: str) -> list[Hit]:
         if hit.image_id != own:
             best.setdefault(hit.image_id, hit)
     return list(best.values())
-
-
-def verdict(
-    row: Row | None,
-    register: Register,
-    copies: tuple[Similar, ...],
-    nearest: Similar | None,
-    min_similarity: float,
-) -> str:
-    """One line: what the picture itself became, or what it is a copy of, or that it is new.
-
-    row: of the ledger, with the very bytes of the picture.
-    """
-    benchmarks = [copy for copy in copies if copy.role == "benchmark"]
-    first = max(copies, key=lambda c: (c.by == "bytes", c.role != "benchmark", c.published, c.similarity), default=None)
-    parts = []
-    if row is not None:
-        first = None
-        place = "" if row["state"] == "kept" else f"in the {PLACES[row['role']]}, "
-        parts.append(place + register.fate(row))
-    elif first:
-        parts.append(copy_of(first))
-    if benchmarks and first not in benchmarks and not (row and row["reason"] == "benchmark_copy"):
-        parts.append(copy_of(benchmarks[0]))
-    if parts:
-        return "; ".join(parts)
-    if nearest is None:
-        return f"not in the pool: nothing there is like it, threshold {two_decimals(min_similarity)}"
-    best = f"nearest {two_decimals(nearest.similarity)} ({nearest.name})"
-    return f"not in the pool: {best}, threshold {two_decimals(min_similarity)}"
-
-
-def copy_of(image: Similar) -> str:
-    """What a copy is a copy of, and what became of that image."""
-    if image.by == "bytes":
-        return f"{image.name}, byte for byte"
-    same = f"a copy of {image.name} ({two_decimals(image.similarity)})"
-    if image.role == "benchmark" or not image.fate:
-        return same
-    return f"{same}, which is published" if image.published else f"{same}, which was {image.fate}"
-
-
-def two_decimals(similarity: float) -> str:
-    """Rounded down, so that what is below a threshold is never shown as if it reached it."""
-    return f"{math.floor(round(similarity * 100, 3)) / 100:.2f}"
-
-
-def is_reference(directory: str) -> bool:
-    """Whether vectors are of a benchmark or a curated collection: `measured_vectors` takes all of their images."""
-    return directory.endswith("-all")

@@ -12,9 +12,10 @@ from lvd.infra.errors import InputError
 from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, StageDir, fingerprint
 from lvd.tasks import ledger as ledger_stage
-from lvd.tasks import own_vectors, tallies, vectors_card
+from lvd.tasks import own_vectors, vectors_card
 from lvd.tasks.matched import Matched
 from lvd.tasks.own_vectors import Piece
+from lvd.tasks.reached import Rows, overlaps
 
 POOL = "pool"
 
@@ -67,7 +68,7 @@ def publish(
     inputs = {"matches": [d.directory for d in matches.by_collection.values()], "pool": list(vectors.pool.directories)}
     left = cells.cells if run.recipe.publish.images == "survivors" else None
     if left:
-        inputs["left"] = left.directory
+        inputs["left"] = list(left.directories)
     chosen = run.target("selection", own_vectors.VERSION, inputs)
 
     def choosing(ref: ShardRef) -> Call:
@@ -76,7 +77,7 @@ def publish(
     run.complete("publish", [Work(target=chosen, count=1, call=choosing, inputs=inputs)])
     (picked,) = chosen.shards()
     included = [c.name for c in run.recipe.curated if c.include]
-    said = run.recipe.model_dump(mode="json", exclude={"root", "compute", "plan"})
+    said = run.recipe.model_dump(mode="json", exclude={"root", "compute", "plan", "alerts", "metrics_file"})
     version = versions.version_of(run, fingerprint("version", own_vectors.VERSION, chosen.directory, said))
     ledger, states, candidates = accounted(run, version, pieces, vectors, cells, picked, included)
     dataset = published(run, version, vectors, picked, included, inputs)
@@ -88,7 +89,7 @@ def publish(
             images=dataset.account()["rows"],
             clusters=cells.centroids.account()["shard_notes"][0],
             retrievals={name: d.account()["notes"] for name, d in matches.by_collection.items()},
-            overlaps=tallies.overlaps({one.name: list(one.shards) for one in found}),
+            overlaps=overlaps([Rows.of(one.name, list(one.shards)) for one in found]),
         )
         run.storage.write_bytes(f"{dataset.directory}/README.md", vectors_card.render(facts).encode())
     return result

@@ -6,16 +6,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from lvd.flows.versions import latest
+from lvd.flows.versions import FOLDER, SHARDS, latest
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir, read_batches, read_table
 from lvd.infra.storage import TEMPORARY, Storage
+from lvd.tasks import takedowns
 
-NOT_STAGES = ("runs", "leases", TEMPORARY)
+NOT_STAGES = ("runs", "leases", "generations", "exports", "metrics", takedowns.FOLDER, TEMPORARY)
 
 
 class Directory(BaseModel, frozen=True):
-    """One stage directory of a root."""
+    """One stage directory of a root; of the shards that versions share, all that are alike in state and use."""
 
     stage: str
     name: str
@@ -30,9 +31,9 @@ def directories(root: str) -> list[Directory]:
     storage = Storage(root)
     last = last_run(storage)
     used = {d for found in last["directories"].values() for d in found} if last else set()
-    result = []
+    result, shard_rows = [], {}
     for stage in storage.names(""):
-        if stage in NOT_STAGES or stage.startswith("miniature"):
+        if stage in (*NOT_STAGES, SHARDS) or stage.startswith("miniature"):
             continue
         for name in storage.names(stage):
             target = StageDir(root=root, stage=stage, fingerprint=name)
@@ -40,6 +41,10 @@ def directories(root: str) -> list[Directory]:
                 continue
             complete = target.is_complete()
             account = target.account() if complete else {"rows": 0, "seconds": 0.0}
+            if complete and stage == FOLDER:
+                rows = {ref.directory: ref.rows for ref in target.shards()}
+                shard_rows |= rows
+                used |= rows.keys() if target.directory in used else set()
             result.append(
                 Directory(
                     stage=stage,
@@ -50,11 +55,28 @@ def directories(root: str) -> list[Directory]:
                     seconds=account["seconds"],
                 )
             )
+    result += shared_shards(storage, shard_rows, used)
     if not result:
         raise InputError(
             f"root must be one that lvd has written to, was {root!r}: run `lvd run RECIPE --root {root}` first"
         )
     return result
+
+
+def shared_shards(storage: Storage, rows: dict[str, int], used: set[str]) -> list[Directory]:
+    """The shards that versions share: those of the last run, those of other versions, and those of none.
+
+    rows: directory of a shard → its rows, for the shards of all versions. Their seconds count for the versions.
+    """
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for name in storage.names(SHARDS):
+        directory = f"{SHARDS}/{name}"
+        state = "complete" if directory in rows else "unfinished"
+        groups.setdefault((state, directory in used), []).append(rows.get(directory, 0))
+    return [
+        Directory(stage=SHARDS, name=f"{len(found)} shards", state=state, used=is_used, rows=sum(found), seconds=0)
+        for (state, is_used), found in sorted(groups.items())
+    ]
 
 
 def last_run(storage: Storage) -> dict[str, Any] | None:
@@ -66,6 +88,7 @@ def last_run(storage: Storage) -> dict[str, Any] | None:
 def fates_of(root: str, key: str) -> list[dict[str, Any]]:
     """The ledger's rows whose key or image id is `key`, each with `cause`: what the image that caused it is, in words.
 
+    A candidate that was taken down is found by the hash of its key; there are no rows if it is in a record alone.
     Raises InputError if nothing was published, or no candidate is called so.
     """
     storage = Storage(root)
@@ -75,7 +98,9 @@ def fates_of(root: str, key: str) -> list[dict[str, Any]]:
             f"root must hold a published version, {root!r} has none: run `lvd run RECIPE --root {root}` first"
         )
     ledger = StageDir(root=root, stage=last["curated"], fingerprint="ledger")
-    found = ledger_rows(ledger, {key})
+    found = ledger_rows(ledger, {key, takedowns.alias_of(key)})
+    if not found and takedowns.Takedowns.read(storage).record_of(key, key):
+        return []
     if not found:
         raise InputError(
             f"key must be a URL, a source path or an image id of the ledger, was {key!r}: "

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from lvd.flows.composition import composition
 from lvd.flows.recipe import Expectations, Recipe
-from lvd.infra.shards import BATCH_BYTES
+from lvd.infra.writing import BATCH_BYTES
 from lvd.tasks.algorithms import cells
 from lvd.tasks.backlog import HELD_BYTES
 from lvd.tasks.centroids import FAN_IN, rows_per_group

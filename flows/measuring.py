@@ -39,7 +39,7 @@ def measured_vectors(
         "device": device,
         "decoders": pool.decoders(run.recipe.compute, flow_name, device),
     }
-    works, result = [], {}
+    works, result, there = [], {}, run.storage.names(stage_name)
     fate_refs = iter(fates_dir.shards())
     for gathered in collections:
         for part in gathered.parts:
@@ -51,7 +51,7 @@ def measured_vectors(
             alive = [next(fate_refs) for _ in images] if gathered.role == "pool" else [None] * len(images)
             donors = [
                 d
-                for name in run.storage.names(stage_name)
+                for name in there
                 if name.startswith(measure) and (d := target.model_copy(update={"fingerprint": name})).is_complete()
             ]
 

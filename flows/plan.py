@@ -10,7 +10,8 @@ from lvd.flows.miniature import is_drawn
 from lvd.flows.recipe import Recipe
 from lvd.flows.schedule import Schedule, schedule
 from lvd.infra.errors import InputError
-from lvd.tasks.sources import num_rows, partitions
+from lvd.tasks.source_rows import num_rows
+from lvd.tasks.sources import partitions
 
 
 class Plan(BaseModel, frozen=True):

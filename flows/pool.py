@@ -9,7 +9,7 @@ from typing import Any
 
 from lvd.flows.recipe import Compute, Resources
 from lvd.infra.errors import InputError
-from lvd.infra.shards import NODE_VARIABLE
+from lvd.infra.writing import NODE_VARIABLE
 
 RETRIES = 5  # of a task whose node or process died; what it had written is not computed again
 RAY_ENVIRONMENT = {

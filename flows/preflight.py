@@ -3,16 +3,17 @@
 import tempfile
 from pathlib import Path
 
-from lvd.flows import from_vectors, pool
+from lvd.flows import from_vectors, metrics, pool
 from lvd.flows.crawling import listed
 from lvd.flows.deduplication import copy_thresholds
+from lvd.flows.generations import new_among
 from lvd.flows.recipe import Recipe
 from lvd.flows.run import Run
 from lvd.infra.errors import InputError
 from lvd.tasks import hash_fit, models
 from lvd.tasks.models.classifiers import check_classifier
 from lvd.tasks.models.faces import check_detector
-from lvd.tasks.sources import check_columns, num_rows
+from lvd.tasks.source_rows import check_columns, num_rows
 
 
 def check(run: Run) -> None:
@@ -20,6 +21,7 @@ def check(run: Run) -> None:
     check_models(run.recipe)
     check_published(run.recipe)
     check_root(run)
+    metrics.local_file(run.recipe.metrics_file)
     if run.recipe.has_own_vectors:
         check_vectors(run)
     elif run.recipe.miniature is None:
@@ -74,15 +76,22 @@ def check_root(run: Run) -> None:
 
 
 def check_sources(run: Run) -> None:
-    """Every source must be there and have its columns; there cannot be more clusters than candidates."""
-    sources = listed(run)
-    for where, _, _, found in sources:
-        for partition in found:
-            try:
-                check_columns(partition)
-            except InputError as error:
-                raise InputError(f"{where}.{error}") from error
-    counts = [num_rows(partition) for _, role, _, found in sources for partition in found if role == "pool"]
+    """Every source must be there and have its columns; there cannot be more clusters than candidates.
+
+    Of a pool that was run before only what is new is opened.
+    """
+    sources = [(where, role, partition) for where, role, _, found in listed(run) for partition in found]
+    own = [partition for _, role, partition in sources if role == "pool"]
+    new = new_among(run.recipe, own)
+    opened = {partition.identity for partition in new}
+    for where, role, partition in sources:
+        if role == "pool" and partition.identity not in opened:
+            continue
+        try:
+            check_columns(partition)
+        except InputError as error:
+            raise InputError(f"{where}.{error}") from error
+    counts = [num_rows(partition) for partition in new] if len(new) == len(own) else [None]
     if None not in counts:
         check_clusters(run.recipe, sum(counts))
 

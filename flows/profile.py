@@ -24,11 +24,13 @@ from lvd.flows.plan import check_drawn
 from lvd.flows.recipe import Compute, Expectations, Recipe
 from lvd.flows.run import Run
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, read_batches, with_features, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_batches
+from lvd.infra.writing import with_features, write_shard
 from lvd.tasks import batch_size, models, schemas, screen
 from lvd.tasks.fetching import fetch_apart
 from lvd.tasks.models import engine
-from lvd.tasks.sources import Partition, partitions, rows
+from lvd.tasks.source_rows import rows
+from lvd.tasks.sources import Partition, partitions
 
 SEEN_EACH = 20  # rows of a source that are listed for each one that is drawn of them
 WARM_UP_ROWS, SHARD_ROWS = 8, 100

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from lvd.flows.server import dispensable
+from lvd.infra.logs import fields, log_format
 
 logger = logging.getLogger("lvd")
 
@@ -104,6 +105,12 @@ class Tally:
         if self.done < self.shards and (left := self.left_s(now)) is not None:
             found.append(f"about {about(left)} left")
         return found
+
+    def figures(self, now: float) -> dict[str, Any]:
+        """What is known now, for machines; what is not known is left out."""
+        known = {"device_busy": self.busy, "left_s": self.left_s(now) if self.done < self.shards else None}
+        counts = {"shards_done": self.done, "shards": self.shards, "shards_failed": self.failed, "rows": self.images}
+        return {"stage": self.name, **counts, **{name: round(v, 3) for name, v in known.items() if v is not None}}
 
     def brief(self, now: float) -> str:
         """The pace, the share in which the device is busy, and the time left: what has room beside a bar."""
@@ -231,7 +238,7 @@ class Logged:
         if tally.done == tally.shards and not is_ended:
             return  # its last line comes at once
         if self._often.is_due(tally.name, now, anyway=is_begun or is_ended) and not is_begun:
-            logger.info("%s", tally.line(now))
+            logger.info("%s", tally.line(now), extra=fields(**tally.figures(now)))
 
 
 class Reported:
@@ -280,18 +287,8 @@ def shown() -> Iterator[Progress]:
     """
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or log_format() == "json":
         yield Watched([Logged(), Reported()])
         return
     with Drawn.bars(Console(stderr=True)) as bars:
         yield Watched([Drawn(bars), Reported()])
-
-
-def log_lines() -> None:
-    """Sends the line of every shard to standard error, unless that is a terminal and shows bars."""
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # Prefect's handler would print it again
-    if not sys.stderr.isatty():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(handler)

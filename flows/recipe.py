@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from lvd.flows.alerts import Bounds
 from lvd.flows.miniature import folder_of
 from lvd.infra.errors import InputError
 from lvd.tasks import cluster as cluster_stage
@@ -24,7 +25,9 @@ from lvd.tasks.own_vectors import Synthetic, Vectors
 from lvd.tasks.sources import HuggingFace, Images, Urls, Warc, Wat, WebDataset
 
 Stage = Literal[
-    *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
+    *("crawl", "download", "content", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish"),
+    "order",
+    "export",
 ]
 AnySource = Annotated[
     Urls | Warc | Wat | Images | WebDataset | HuggingFace | Vectors | Synthetic, Field(discriminator="kind")
@@ -193,6 +196,8 @@ class Recipe(Strict):
     publish: publish_stage.Config = publish_stage.Config()
     compute: Compute = Compute()
     plan: Expectations = Expectations()
+    alerts: Bounds = Bounds()
+    metrics_file: str | None = None  # of this machine, for node_exporter; null: LVD_METRICS_FILE, if that names one
 
     @property
     def has_own_vectors(self) -> bool:

@@ -10,8 +10,9 @@ from lvd.flows.group import Call, call
 from lvd.flows.nearest_images import BySample
 from lvd.flows.run import Run, Work
 from lvd.flows.stage import stage
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit
+from lvd.infra.shards import ShardRef, StageDir
 from lvd.tasks import cluster_shares
 from lvd.tasks import retrieve as retrieve_stage
 from lvd.tasks.algorithms import mixture
@@ -44,14 +45,14 @@ def retrieve(run: Run, vectors: Embedded, cells: Cells) -> Matches:
 def shared(run: Run, vectors: Embedded, cells: Cells, name: str, policy: retrieve_stage.Cluster) -> StageDir:
     """How many images each cluster gives for a collection."""
     (centroids,), (sizes,) = cells.centroids.shards(), cells.sizes.shards()
-    homes = assigned(run, vectors.curated[name].shards(), vectors.curated[name], centroids)
+    homes = assigned(run, vectors.curated[name], centroids)
     rules = policy.model_dump(exclude={"kind"})
-    target = run.target("quotas", cluster_shares.VERSION, name, rules, homes.directory, cells.sizes.directory)
+    target = run.target("quotas", cluster_shares.VERSION, name, rules, homes.directories, cells.sizes.directory)
 
     def sharing(ref: ShardRef) -> Call:
-        return call(cluster_shares.share_clusters, Series.of([homes]), sizes, ref, **rules)
+        return call(cluster_shares.share_clusters, homes, sizes, ref, **rules)
 
-    inputs = {"homes": homes.directory, "sizes": cells.sizes.directory}
+    inputs = {"homes": list(homes.directories), "sizes": cells.sizes.directory}
     settings = {"collection": name, **policy.model_dump()}
     run.complete(FLOW, [Work(target=target, count=1, call=sharing, config=settings, inputs=inputs)])
     return target
@@ -77,16 +78,16 @@ def drawn(
     run: Run, cells: Cells, quotas: dict[str, StageDir], mixing: dict[str, Any] | None = None
 ) -> dict[str, StageDir]:
     """The matches of what draws from clusters: one pass over the pool's cells for all of them."""
-    seed, pool = run.recipe.seed, Series.of([cells.cells])
+    seed = run.recipe.seed
     collections = [cluster_shares.Drawn(name=name, quotas=target.shards()[0]) for name, target in quotas.items()]
     names = [(one.name, one.quotas.directory) for one in collections]
-    target = run.target("drawn", cluster_shares.VERSION, names, seed, cells.cells.directory)
+    target = run.target("drawn", cluster_shares.VERSION, names, seed, cells.cells.directories)
 
     def drawing(ref: ShardRef) -> Call:
-        return call(cluster_shares.draw_group, pool, collections, ref, seed)
+        return call(cluster_shares.draw_group, cells.cells, collections, ref, seed)
 
-    inputs = {"cells": cells.cells.directory, "quotas": dict(names)}
-    count = cluster_shares.num_groups(pool)
+    inputs = {"cells": list(cells.cells.directories), "quotas": dict(names)}
+    count = cluster_shares.num_groups(cells.cells)
     run.complete(FLOW, [Work(target=target, count=count, call=drawing, config={"seed": seed}, inputs=inputs)])
     numbered = enumerate(collections)
     return {one.name: drawn_for(run, number, one, quotas[one.name], target, mixing or {}) for number, one in numbered}
@@ -113,7 +114,7 @@ def mixed(run: Run, cells: Cells, found: dict[str, StageDir]) -> dict[str, Stage
     available = [directory.account()["notes"]["images"] for directory in found.values()]
     if config.has_balanced:
         names.append(BALANCED)
-        available.append(cells.cells.account()["rows"])
+        available.append(cells.cells.num_rows())
     weights = [config.weights[name] for name in names]
     shares = mixture.shares(config.target_images, weights, np.array(available, dtype=np.int64), refill=config.refill)
     result = {}

@@ -4,17 +4,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
 from lvd.flows import dispatch, pool
+from lvd.flows.alerts import Alert
 from lvd.flows.group import Call, Outcome
 from lvd.flows.progress import Progress, Unseen
 from lvd.flows.recipe import Recipe
+from lvd.infra.committing import commit, commit_lent
 from lvd.infra.errors import InputError, ShardError
-from lvd.infra.shards import ShardRef, StageDir, commit, fingerprint
+from lvd.infra.shards import ShardRef, StageDir, fingerprint, unwritten
 from lvd.infra.storage import Storage
+
+if TYPE_CHECKING:
+    from lvd.flows.observing import Observer
 
 
 class NotComplete(Exception):
@@ -25,6 +30,7 @@ class Work(BaseModel):
     """The shards of one stage directory: what they are, and how one of them is computed.
 
     device: the kind that they ask for; what takes an argument `device` is given its own one of that kind.
+    lent: the shards, where these lie in directories of their own, for others to share; then `count` is their number.
     """
 
     target: StageDir
@@ -34,6 +40,16 @@ class Work(BaseModel):
     config: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
     notes: dict[str, Any] = {}
+    lent: list[ShardRef] | None = None
+
+    def missing(self) -> list[ShardRef]:
+        return self.target.missing(self.count) if self.lent is None else unwritten(self.lent)
+
+    def close(self) -> None:
+        if self.lent is None:
+            commit(self.target, self.count, config=self.config, inputs=self.inputs, notes=self.notes)
+        else:
+            commit_lent(self.target, self.lent, config=self.config, inputs=self.inputs)
 
 
 class Run:
@@ -48,13 +64,25 @@ class Run:
         self.looking = looking
         self.computed: dict[str, int] = {}  # stage → shards computed now
         self.directories: dict[str, list[str]] = {}  # stage → its directories
+        self.remarks: list[str] = []  # what whoever started it should know
         self.started = time.time()
+        self.stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.started))  # its id begins with it
         self._progress = progress or Unseen()
 
     @cached_property
     def device(self) -> str:
         """The kind of device, decided once: the nodes of a cluster come and go."""
         return pool.device(self.recipe.compute)
+
+    def remark(self, text: str) -> None:
+        self.remarks.append(text)
+
+    @cached_property
+    def observer(self) -> "Observer":
+        """What tells of this run, to Prefect and in metrics."""
+        from lvd.flows.observing import Observer
+
+        return Observer(self)
 
     def target(self, stage: str, *parts: Any) -> StageDir:
         return self.named(stage, fingerprint(stage, *parts))
@@ -85,7 +113,7 @@ class Run:
         """
         different = {work.target.directory: work for work in works}.values()  # pool and benchmark may share images
         open_works = [work for work in different if self.needs(work.target, 0)]
-        missing = {work.target.directory: work.target.missing(work.count) for work in open_works}
+        missing = {work.target.directory: work.missing() for work in open_works}
         for work in open_works:
             self.computed[work.target.stage] += len(missing[work.target.directory])
         failed: list[Outcome] = []
@@ -98,7 +126,7 @@ class Run:
                     failed.append(outcome)
         raise_first(stage, failed, sum(map(len, missing.values())))
         for work in open_works:
-            commit(work.target, work.count, config=work.config, inputs=work.inputs, notes=work.notes)
+            work.close()
 
     def outcomes(self, stage: str, calls: Iterable[Call], number: int, device: str = "cpu") -> Iterator[Outcome]:
         """What became of every call, as they are done."""
@@ -132,4 +160,6 @@ class Snapshot(BaseModel, frozen=True):
     ledger: dict[str, int]  # state → candidates
     candidates: int
     computed: dict[str, int]
+    remarks: tuple[str, ...] = ()
     seconds: float = Field(ge=0)
+    alerts: tuple[Alert, ...] = ()  # what is unusual about it

@@ -8,9 +8,10 @@ import numpy as np
 from lvd.flows.collected import Cells, Gathered, Matches, Sources
 from lvd.flows.run import Run
 from lvd.infra.shards import StageDir, gather_rows
-from lvd.tasks import charts, report, tallies
+from lvd.tasks import charts, funnel, report, tallies
 from lvd.tasks.contact_sheets import At, Groups, Pairing, Reservoir, Sheet, Shown, Thumbnail, first_rows, thumbnails
 from lvd.tasks.content import blurring
+from lvd.tasks.ledger_sample import FORGOTTEN
 
 GROUPS_EACH = {"exact_duplicate": 4, "near_duplicate": 12, "copy": 14, "benchmark_copy": 12, "curated_copy": 12}
 GROUP_TITLES = {
@@ -20,7 +21,8 @@ GROUP_TITLES = {
     "benchmark_copy": "Copies of benchmark images",
     "curated_copy": "Copies of curated images",
 }
-SCREENED_EACH, SAMPLE_SIZE = 6, 30
+SCREENED_EACH, SAMPLE_SIZE, LOST_EACH = 6, 30, 4
+UNSEEN = {"nsfw", FORGOTTEN}  # what nobody needs to see, and what nobody may
 QUERIES, QUERIES_EACH, MATCHES_EACH = 32, 8, 6  # of all collections together, of one at most, of a query
 CLUSTERS, CLUSTER_IMAGES = 10, 9
 
@@ -32,9 +34,13 @@ SETTINGS = {
 }
 
 
-def pictures(run: Run, sources: Sources, page: report.Report) -> dict[At, Thumbnail]:
+def pictures(
+    run: Run, sources: Sources, page: report.Report, hidden: dict[tuple[str, str], set[int]]
+) -> dict[At, Thumbnail]:
     """Every picture that the page shows; each shard that holds one is read once. Where faces are blurred in what is
-    published, they are in the pictures too."""
+    published, they are in the pictures too.
+
+    hidden: rows of collections that were taken down, which nobody is shown."""
     faces = run.recipe.screen.faces
     cover = blurring(faces, min_score=faces.blur_min_score, device=run.device) if faces else None
     rows: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -43,7 +49,7 @@ def pictures(run: Run, sources: Sources, page: report.Report) -> dict[At, Thumbn
     return {
         At(g.role, g.name, row): picture
         for g in sources.all()
-        for row, picture in thumbnails(g.images(), rows[g.role, g.name], cover)
+        for row, picture in thumbnails(g.images(), rows[g.role, g.name] - hidden.get((g.role, g.name), set()), cover)
     }
 
 
@@ -53,7 +59,7 @@ def pool_image(row: int, note: str = "") -> Shown:
 
 def duplicates(survivors: StageDir, groups: Groups) -> tuple[Sheet, ...]:
     """Groups of duplicates within the pool: the image that stayed, and what went for it."""
-    reasons = [reason for reason in GROUPS_EACH if reason not in report.REFERENCE_REASONS]
+    reasons = [reason for reason in GROUPS_EACH if reason not in funnel.REFERENCE_REASONS]
     chosen = {reason: groups.chosen(reason, GROUPS_EACH[reason]) for reason in reasons}
     fates = survivors.shards()
     rows = first_rows(fates, {group["because_of"] for found in chosen.values() for group in found})
@@ -67,7 +73,7 @@ def duplicates(survivors: StageDir, groups: Groups) -> tuple[Sheet, ...]:
 
 def decontamination(sources: Sources, groups: Groups) -> tuple[Sheet, ...]:
     """Reference images, and the pool images that went because they copy them."""
-    chosen = {reason: groups.chosen(reason, GROUPS_EACH[reason]) for reason in report.REFERENCE_REASONS}
+    chosen = {reason: groups.chosen(reason, GROUPS_EACH[reason]) for reason in funnel.REFERENCE_REASONS}
     wanted = {group["because_of"] for found in chosen.values() for group in found}
     heads: dict[str, Shown] = {}
     for gathered in sources.references:
@@ -144,17 +150,28 @@ def _retrieval(name: str, gathered: Gathered | None, target: StageDir, num_queri
     )
 
 
-def screened(ended: Reservoir, losses: tuple[report.Loss, ...]) -> Sheet:
+def screened(ended: Reservoir, losses: tuple[funnel.Loss, ...]) -> Sheet:
     """A sample of what each screening rule dropped, with the value that broke the rule."""
     pairings = []
     for loss in losses:
-        if loss.stage == "screen" and loss.state == "dropped" and loss.reason != "nsfw":  # which nobody needs to see
+        if loss.stage == "screen" and loss.state == "dropped" and loss.reason not in UNSEEN:
             rows = ended.rows(loss.reason)[:SCREENED_EACH]
             others = tuple(pool_image(row["row"], f"{round(row['score'], 4):g}") for row in rows)
             pairings.append(
                 Pairing(head=None, others=others, more=loss.count - len(others), title=f"{loss.reason}: {loss.meaning}")
             )
     return Sheet(title="Dropped by a rule", text="a sample, with the value", pairings=tuple(pairings))
+
+
+def lost(ended: Reservoir, losses: tuple[funnel.Loss, ...]) -> dict[str, tuple[Shown, ...]]:
+    """A few pictures of what was dropped for each reason; of those that nobody needs to see, none."""
+    reasons = {loss.reason for loss in losses if loss.state == "dropped"} - UNSEEN
+    rows = {reason: ended.rows(reason)[:LOST_EACH] for reason in sorted(reasons)}
+    return {
+        reason: tuple(pool_image(row["row"], _score(row["score"])) for row in found)
+        for reason, found in rows.items()
+        if found
+    }
 
 
 def sample(ended: Reservoir, reason: str, title: str, text: str) -> Sheet:

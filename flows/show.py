@@ -36,6 +36,8 @@ def show_snapshot(snapshot: Snapshot) -> None:
         console.print(f"computed {computed} shards in {snapshot.seconds:.1f} s ({stages})")
     else:
         console.print(f"nothing was computed: every stage was found complete ({snapshot.seconds:.1f} s)")
+    for remark in snapshot.remarks:
+        console.print(remark, style="bold", markup=False)
     rows = table(f"ledger of {snapshot.version}", "state", "candidates", "share", numbers=("candidates", "share"))
     for state, count in snapshot.ledger.items():
         rows.add_row(state, f"{count:,}", f"{count / max(snapshot.candidates, 1):.1%}")
@@ -44,6 +46,8 @@ def show_snapshot(snapshot: Snapshot) -> None:
     console.print(f"dataset  {storage.uri(snapshot.curated)}")
     console.print(f"report   {storage.uri(snapshot.curated)}/{snapshot.report}")
     console.print(f"ledger   {storage.uri(snapshot.curated)}/ledger")
+    for alert in snapshot.alerts:
+        console.print(f"alert    {escape(alert.line)}", style="bold")
 
 
 def show_answers(root: str, settings: list[str] | None) -> None:
@@ -144,16 +148,20 @@ def show_status(root: str) -> None:
 def show_why(root: str, key: str) -> None:
     """One paragraph for every candidate of that key: what it passed, where it ended, because of which other image."""
     from lvd.flows.inquiry import fates_of, last_run
+    from lvd.flows.show_takedown import show_record
 
     rows, last = fates_of(root, key), last_run(Storage(root))
+    if not rows:
+        show_record(root, {"key": key, "image_id": key, "stage": "", "state": ""})
     first = STAGES.index("embed") if "imported" in last["directories"] else 0  # a run over vectors begins there
     for row in rows:
         origin = f"({row['role']}, {row['source'] or 'no source'})"
         console.print(f"[bold]{escape(row['key'])}[/bold]  image {row['image_id'] or '–'}  {origin}")
-        passed = STAGES[first : STAGES.index(row["stage"])]
+        passed = STAGES[first : STAGES.index(row["stage"])] if row["stage"] in STAGES else ()
         if passed:
             console.print(f"  passed {', '.join(passed)}")
         console.print(f"  {row['state']} at {row['stage']}: {row['reason']}{score(row)}")
+        show_record(root, row)
         if row["because_of"]:
             console.print(f"  because of {row['because_of']}: {escape(row['cause'] or 'no longer listed')}")
 
@@ -205,6 +213,18 @@ def said(image: Any) -> str:
     return f": {escape(image.fate)}" if image.fate else ""
 
 
+def show_explorer(root: str, *, export: str | None, port: int, **chosen: Any) -> None:
+    """The explorer until it is interrupted; or the file for one, and how it is opened."""
+    from lvd.flows import exploring
+
+    if export is None:
+        exploring.explore(root, **chosen, port=port, say=console.print)
+        return
+    rows = exploring.export(root, Path(export), **chosen)
+    console.print(f"{rows:,} images in {escape(export)}; to look at them:")
+    console.print(escape(f"  uvx embedding-atlas {' '.join(exploring.arguments(export, port))}"))
+
+
 def show_models(filter_: str) -> None:
     from lvd.tasks.models import available
 
@@ -217,70 +237,3 @@ def show_models(filter_: str) -> None:
 
         for name in timm.list_models(filter_, pretrained=True):
             console.print(name)
-
-
-def show_study(summary: Any) -> None:
-    """The recommended threshold beside the one that is used, and what either finds."""
-    method = summary.methods[0]
-    found = method.recommended
-    doubt = "" if found.is_shown else " (this sample is too small to show it)"
-    console.print(
-        f"{method.name}: threshold now {method.threshold:.3f}, recommended {found.threshold:.3f}{doubt}; "
-        f"precision at least {found.precision_low:.1%}, recall {found.recall:.1%}"
-    )
-    console.print(f"{summary.set_aside} images set aside as alike already, {summary.undecodable} undecodable")
-    rows = table("recall", "copies", "now", "recommended", numbers=("now", "recommended"))
-    for name, shares in method.shares.items():
-        rows.add_row(name, *(f"{share:.1%}" for share in shares))
-    console.print(rows)
-    console.print(f"page     {summary.page}\nfigures  {summary.figures}")
-
-
-def show_cluster_study(summary: Any) -> None:
-    """What several numbers of clusters come to, and which one is recommended, with the reason."""
-    names = {"stability": "stability", "adjusted_information": "labels"}
-    names |= {name: name for name in ("recall", "precision", "agreement")}
-    columns = ("clusters", "objective", "imbalance", *names.values())
-    rows = table(f"{summary.sample:,} of {summary.pool_images:,} embeddings", *columns, "", numbers=columns)
-    for level in summary.levels:
-        values = [getattr(level, name) for name in names]
-        cells = ["–" if value is None else f"{value:.3f}" for value in values]
-        mark = "chosen" if level.num_clusters == summary.choice.num_clusters else ""
-        rows.add_row(f"{level.num_clusters:,}", f"{level.objective:.4f}", f"{level.imbalance:.2f}", *cells, mark)
-    console.print(rows)
-    console.print(escape(summary.choice.why))
-    if summary.recommended:
-        now = f"; the recipe has {summary.clusters_now:,}" if summary.clusters_now else ""
-        console.print(f"recommended for the pool: {summary.recommended:,}{now}")
-    console.print(f"page     {summary.page}\nfigures  {summary.figures}")
-
-
-def show_evaluation(summary: Any) -> None:
-    """What the selection covers beside random ones, and how well features tell classes."""
-    from lvd.flows.evaluation_page import MEASURES, said, verdict
-
-    for note in summary.notes:
-        console.print(f"note     {escape(note)}")
-    columns = ("selection", "random", "difference")
-    title = f"{summary.selected:,} selected images beside random selections of {summary.survivors:,}"
-    rows = table(title, "reference images", "kind", "measure", *columns, "says", numbers=columns)
-    spaces = {one.features for one in summary.coverage}
-    named = (f"{one.references}, {one.features}" if len(spaces) > 1 else one.references for one in summary.coverage)
-    cases = [(name, one.kind, one.measures) for name, one in zip(named, summary.coverage, strict=True)]
-    cases += [(f"{summary.clusters:,} clusters", "draws", summary.spread)] if summary.spread else []
-    for references, kind, measures in cases:
-        for name, found in measures.items():
-            both = (said(found.selection, name), said(found.random, name), said(found.difference, name, "+"))
-            rows.add_row(escape(references), kind, MEASURES[name][0], *both, verdict(found.difference))
-    if cases:
-        console.print(rows)
-    for one in summary.labelled:
-        ks = [f"{k}-NN" for k in one.told[0].knn]
-        counted = f"{one.classes:,} classes, {one.train:,} to learn from, {one.test:,} to test"
-        rows = table(f"{escape(one.name)}: {counted}", "features", *ks, "probe", numbers=(*ks, "probe"))
-        for told in one.told:
-            rows.add_row(escape(told.features), *(said(share, "") for share in (*told.knn.values(), told.probe)))
-        if one.differences:
-            rows.add_row("difference", *(said(share, "", "+") for share in one.differences.values()))
-        console.print(rows)
-    console.print(f"page     {summary.page}\nfigures  {summary.figures}")

@@ -6,19 +6,18 @@ from typing import Any
 
 from lvd.flows import pool
 from lvd.flows.run import Run
-from lvd.infra.shards import StageDir, commit
+from lvd.infra.committing import commit
+from lvd.infra.shards import StageDir
 
 
 def stage(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a stage as a Prefect sub-flow of its own, with artifacts; a run that only looks calls it as it is."""
+    """Runs a stage as a Prefect sub-flow of its own, and tells of it; a run that only looks calls it as it is."""
 
     @wraps(function)
     def call(run: Run, *args: Any) -> Any:
         if run.looking:
             return function(run, *args)
         from prefect import flow
-
-        from lvd.flows.artifacts import leave_artifacts
 
         @flow(
             name=function.__name__,
@@ -30,7 +29,7 @@ def stage(function: Callable[..., Any]) -> Callable[..., Any]:
             before = {name: len(found) for name, found in run.directories.items()}
             with pool.asking(run.recipe.compute, function.__name__, "cpu"):  # what decides; models ask for themselves
                 result = function(run, *args)
-            leave_artifacts(run, function.__name__, before)
+            run.observer.stage_ended(function.__name__, before)
             return result
 
         return sub_flow()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lvd.tasks import study_clusters
 from lvd.tasks.charts import Chart
-from lvd.tasks.report import dressed
+from lvd.tasks.dress import dressed
 
 if TYPE_CHECKING:
     from lvd.flows.studying_clusters import Level, Summary

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lvd.tasks import charts, study
-from lvd.tasks.report import dressed, share
+from lvd.tasks.dress import dressed
+from lvd.tasks.wording import share
 
 if TYPE_CHECKING:
     from lvd.flows.studying import Labelled, Planted, Summary

@@ -95,7 +95,8 @@ def sampled(place: Place, size: int, seed: int) -> tuple[list[Picture], int]:
 
 def survivors(place: Place) -> np.ndarray:
     """(n,) int64: the pool rows that are left after deduplication."""
-    (directory,) = place.run["directories"]["copies"]
+    found = place.run["directories"]
+    (directory,) = found.get("remaining") or found["copies"]  # the first if images were taken down
     stage, name = directory.split("/")
     fates = StageDir(root=place.root.root, stage=stage, fingerprint=name).shards()
     return np.flatnonzero(read_column(fates, "state").to_numpy() == KEPT)

@@ -355,6 +355,6 @@ def method(
 
 def shown_pair(similarity: float, version: str, both: list[tuple[str, bytes]]) -> dict[str, Any]:
     """Two pictures as the page shows them side by side."""
-    empty = {"alt": "", "label": "", "format": "", "width": 0, "height": 0, "num_bytes": 0}
+    empty = {"image_id": "", "alt": "", "label": "", "format": "", "width": 0, "height": 0, "num_bytes": 0}
     pictures = [thumbnail({**empty, "key": key, "image": {"bytes": data}}) for key, data in both]
     return {"similarity": similarity, "version": version, "pictures": pictures}

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from lvd.flows import study_clusters_page
-from lvd.flows.finding import Stored, is_reference
+from lvd.flows.stored import Stored, is_reference
 from lvd.infra.errors import InputError
 from lvd.infra.shards import ShardRef, StageDir, gather_rows
 from lvd.tasks import retrieve, study_clusters

@@ -53,6 +53,27 @@ def lease(storage: Storage) -> Iterator[None]:
             storage.remove(NAME)
 
 
+def check_free(storage: Storage) -> None:
+    """Raises InputError if a living run holds the root. Writes nothing."""
+    if (theirs := _read(storage, NAME)) is not None:
+        _refuse_living(storage, theirs)
+
+
+def is_held(storage: Storage) -> bool:
+    """Whether a living run holds the root."""
+    theirs = _read(storage, NAME)
+    return theirs is not None and not _is_dead(theirs)
+
+
+def _refuse_living(storage: Storage, theirs: dict[str, Any]) -> None:
+    if not _is_dead(theirs):
+        expires = time.strftime("%H:%M:%S", time.localtime(theirs["expires_at"]))
+        raise InputError(
+            f"root {storage.root} is in use by process {theirs['pid']} on {theirs['host']}: "
+            f"wait for that run, or, if it is dead, until its lease expires at {expires}"
+        )
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Interrupts reach the main thread, as they do not in a process that a script has started in the background."""
@@ -73,12 +94,7 @@ def _acquire(storage: Storage, mine: dict[str, Any]) -> None:
         theirs = _read(storage, NAME)
         if theirs is None:
             continue
-        if not _is_dead(theirs):
-            expires = time.strftime("%H:%M:%S", time.localtime(theirs["expires_at"]))
-            raise InputError(
-                f"root {storage.root} is in use by process {theirs['pid']} on {theirs['host']}: "
-                f"wait for that run, or, if it is dead, until its lease expires at {expires}"
-            )
+        _refuse_living(storage, theirs)
         takeover = f"leases/takeover-{theirs['holder']}.json"
         if storage.create(takeover, _dated(mine)):
             if (_read(storage, NAME) or {}).get("holder") == theirs["holder"]:

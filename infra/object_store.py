@@ -73,6 +73,11 @@ class S3Files:
             found += (one["Prefix"][start:-1] for one in page.get("CommonPrefixes", ()))
         return sorted(filter(None, found))
 
+    def below(self, path: str) -> Iterator[tuple[str, int]]:
+        """Every file below a folder: its name below it, and its bytes. Memory: one page of the listing."""
+        for start, page in self._pages(path):
+            yield from ((one["Key"][start:], one["Size"]) for one in page.get("Contents", ()))
+
     def read(self, path: str) -> bytes:
         with self._reader(path) as reader:
             return reader.readall()
@@ -118,6 +123,13 @@ class S3Files:
         self._delete(path, bucket, [key])
         for _, page in self._pages(path, MaxKeys=DELETED_AT_ONCE):
             self._delete(path, bucket, [one["Key"] for one in page.get("Contents", ())])
+
+    def remove_all(self, paths: list[str]) -> None:
+        """Removes these files, as many with one request as S3 takes."""
+        places = [self.fs.split_path(path)[:2] for path in paths]
+        for start in range(0, len(places), DELETED_AT_ONCE):
+            some = places[start : start + DELETED_AT_ONCE]
+            self._delete(paths[start], some[0][0], [key for _, key in some])
 
     def remove_unfinished(self, path: str) -> None:
         """Ends the uploads in parts that ended processes left in a folder: they are not seen, and cost money."""

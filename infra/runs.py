@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from lvd.infra import metering
-from lvd.infra.shards import Shard, ShardRef
+from lvd.infra.shards import ShardRef
 from lvd.infra.storage import Storage
+from lvd.infra.writing import Shard
 
 BATCH_ROWS = 1024  # or more, where a key has more
 

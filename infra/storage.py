@@ -62,6 +62,11 @@ class Storage:
         """Names of what lies directly in a folder, sorted; empty if there is no such folder."""
         return self._files.names(self.locate(folder))
 
+    def files(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Every file below a folder, in any order: its name below the root, and its bytes."""
+        for name, size in self._files.below(self.locate(folder)):
+            yield (f"{folder}/{name}" if folder else name), size
+
     def read_bytes(self, name: str) -> bytes:
         return self._files.read(self.locate(name))
 
@@ -99,6 +104,10 @@ class Storage:
 
     def remove(self, name: str) -> None:
         self._files.remove(self.locate(name))
+
+    def remove_files(self, names: list[str]) -> None:
+        """Removes these files, in any order; those that are not there are no error."""
+        self._files.remove_all([self.locate(name) for name in names])
 
     def remove_temporary(self) -> None:
         """Removes what an ended process left half written. Only the holder of the root's lease may call it."""
@@ -163,6 +172,12 @@ class PlainFiles:
             return []
         return sorted(name for one in found if (name := str(one).rstrip("/").rsplit("/", 1)[-1]))
 
+    def below(self, path: str) -> Iterator[tuple[str, int]]:
+        """Every file below a folder: its name below it, and its bytes. Memory: the names in one folder."""
+        for folder, _, files in self.fs.walk(path, detail=True):
+            for name, about in files.items():
+                yield f"{folder}/{name}"[len(path) + 1 :], about["size"] or 0
+
     def read(self, path: str) -> bytes:
         return self.fs.cat_file(path)
 
@@ -184,6 +199,11 @@ class PlainFiles:
     def remove(self, path: str) -> None:
         with suppress(FileNotFoundError):
             self.fs.rm(path, recursive=True)
+
+    def remove_all(self, paths: list[str]) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(path)
 
     def remove_unfinished(self, path: str) -> None:
         """Nothing: what is not whole lies in the temporary folder."""

@@ -17,8 +17,9 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, gather_rows, read_schema, read_table, write_shard
+from lvd.infra.shards import ShardRef, gather_rows, read_schema, read_table
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import neighbours
 from lvd.tasks.algorithms.allocation import draw

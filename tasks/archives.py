@@ -38,6 +38,7 @@ class Page(NamedTuple):
     crawled_at: datetime | None  # UTC
     robots: list[str]  # the values of X-Robots-Tag, then the contents of <meta name="robots">
     images: list[PageImage]
+    license: str | None  # what the page names with rel="license": of the page, and so of most images that are its own
 
 
 def pages(path: str, kind: Literal["warc", "wat"]) -> Iterator[Page | Broken]:
@@ -98,7 +99,7 @@ def _warc_page(record: Record) -> Page | None:
     url, charset = _target(warc.headers.get("WARC-Target-URI")), _CHARSET.search(content_type)
     html = _decoded(warc.reader.read(), codings)[:MAX_PAGE_BYTES]
     page = parsed(html, url, charset=charset[1] if charset else None)
-    return Page(url, _utc(warc.headers.get("WARC-Date")), [*tags, *page.robots], page.images)
+    return Page(url, _utc(warc.headers.get("WARC-Date")), [*tags, *page.robots], page.images, page.license)
 
 
 def _target(url: object) -> str:
@@ -193,6 +194,7 @@ def _wat_page(record: Record) -> Page | None:
         crawled_at=_utc(about.get("WARC-Date")),
         robots=[value for value in robots if value and isinstance(value, str)],
         images=list(_wat_images(_sequence(html.get("Links")), base or url)),
+        license=_wat_license([*_sequence(head.get("Link")), *_sequence(html.get("Links"))], base or url),
     )
 
 
@@ -217,6 +219,14 @@ def _mapping(value: Any, *names: str) -> dict[str, Any]:
 def _sequence(value: Any) -> list[Any]:
     """The values of a key: the extractor writes a list where there is more than one."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _wat_license(links: list[Any], base: str) -> str | None:
+    """Where the first link with rel="license" leads; <link> elements come first."""
+    for link in filter(_is_entry, links):
+        if link["path"] in ("LINK@/href", "A@/href") and "license" in str(link.get("rel")).lower().split():
+            return absolute_url(link["url"].replace("&amp;", "&"), base)
+    return None
 
 
 def _wat_images(links: list[Any], base: str) -> Iterator[PageImage]:

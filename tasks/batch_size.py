@@ -12,7 +12,8 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from lvd.infra.shards import ShardRef, write_shard
+from lvd.infra.shards import ShardRef
+from lvd.infra.writing import write_shard
 from lvd.tasks import models
 from lvd.tasks.models import engine
 

@@ -3,13 +3,18 @@
 It says nothing of where, when or how fast it was made, so that the same inputs give the same bytes.
 """
 
+from collections import Counter
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from lvd.tasks.report import Collection, Loss, Search, Step, share
+from lvd.tasks.funnel import Loss, Step, funnel, losses
+from lvd.tasks.report import Collection, Search
+from lvd.tasks.tallies import Ending
+from lvd.tasks.wording import share
 
+FACTS_FILE = "card.json"  # beside the card: what it says, so that it can be written again when images are taken down
 COLUMNS = {
     "image_id": "the first 16 bytes of the SHA-256 of the bytes as they were stored when fetched, in hex",
     "image": "the bytes as they were stored, or with faces blurred, and the file name; decoded on access",
@@ -22,10 +27,34 @@ COLUMNS = {
     "similarity": "cosine to that query; for cluster-based retrieval to the centroid",
     "cluster_id": "its cluster; null for sample-based retrieval",
     "label": "the class, where the source names one",
+    "license": "the licence as found: what the source, or the page that shows the image, states; nobody checked it",
     "width": "pixels, upright",
     "height": "pixels, upright",
     "faces_blurred": "faces that were blurred in this copy; null if none were looked for",
 }
+USE = """## Use
+
+```python
+from datasets import load_from_disk
+
+images = load_from_disk(".")  # this folder
+images[0]["image"]  # a PIL image
+```
+
+The images lie in `published/` beside the folder of the versions, which share them; `data_files.json` lists the files.
+So keep the root whole. From a bucket, where `load_from_disk` would copy this folder alone:
+
+```python
+import json
+import fsspec
+from datasets import load_dataset
+
+root, version = "s3://bucket/root", "curated/v1"  # where this folder is
+with fsspec.open(f"{root}/{version}/data_files.json") as file:
+    files = [f"{root}/{name}" for name in json.load(file)]
+images = load_dataset("arrow", data_files=files, split="train")  # streaming=True copies nothing
+```"""
+TOP_LICENSES = 20
 BOUNDS = (
     "1K",
     "10K",
@@ -51,7 +80,9 @@ class Facts(BaseModel, frozen=True):
     funnel: tuple[Step, ...]
     losses: tuple[Loss, ...]
     collections: tuple[Collection, ...]
+    images: tuple[tuple[str, ...], ...] = ()  # the directories of each collection's images
     retrieved_for: dict[str, int]
+    licenses: dict[str, int] = {}  # as found → published images, the most common ones; under "" those that state none
     policies: dict[str, dict[str, Any]]  # collection → kind of retrieval and its numbers
     collisions: str
     weights: dict[str, float] = {}  # of a mixture
@@ -69,10 +100,54 @@ class Facts(BaseModel, frozen=True):
         return sum(self.roles.values())
 
 
+def recounted(
+    facts: Facts,
+    endings: Counter[Ending],
+    kept: Counter[str],
+    roles: dict[str, int],
+    retrieved_for: dict[str, int],
+    licenses: dict[str, int],
+) -> Facts:
+    """The facts of a version from which images were taken down: everything that counts what is published.
+
+    endings: of its ledger; kept: directory of images → published images; roles, retrieved_for, licenses: of what is
+    published.
+    """
+    states = states_of(endings)
+    collections = [
+        one if one.kept is None else one.model_copy(update={"kept": sum(kept[name] for name in names)})
+        for one, names in zip(facts.collections, facts.images, strict=True)
+    ]
+    return facts.model_copy(
+        update={
+            "roles": roles,
+            "states": {state: states[state] for state in facts.states},
+            "funnel": funnel(endings),
+            "losses": losses(endings),
+            "collections": tuple(collections),
+            "retrieved_for": {name: retrieved_for[name] for name in sorted(retrieved_for)},
+            "licenses": licenses,
+        }
+    )
+
+
+def ranked(licenses: Counter[str]) -> dict[str, int]:
+    """The most common licences, the most common first; of equals the first by name."""
+    return dict(sorted(licenses.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_LICENSES])
+
+
+def states_of(endings: Counter[Ending]) -> Counter[str]:
+    """How many candidates ended in each state."""
+    states: Counter[str] = Counter()
+    for (_, _, state, _), count in endings.items():
+        states[state] += count
+    return states
+
+
 def render(facts: Facts) -> str:
     """The card as Markdown, with the front matter that dataset hubs read."""
-    sections = [_front_matter(facts), _opening(facts), _sources(facts), _method(facts), _columns(), _ledger(facts)]
-    return "\n\n".join([*sections, _limits(facts)]) + "\n"
+    sections = [_front_matter(facts), _opening(facts), USE, _sources(facts), _licenses(facts), _method(facts)]
+    return "\n\n".join([*sections, _columns(), _ledger(facts), _limits(facts)]) + "\n"
 
 
 def _front_matter(facts: Facts) -> str:
@@ -101,27 +176,37 @@ def _opening(facts: Facts) -> str:
 
 {facts.num_images:,} images ({roles}), chosen from {sum(facts.states.values()):,} candidates by `lvd` with the recipe
 `{facts.name}`, the way LVD-142M was made (DINOv2, arXiv 2304.07193).
-Published {terms}; the images keep the rights that they had.
-
-```python
-from datasets import load_from_disk
-
-images = load_from_disk(".")  # this folder
-images[0]["image"]  # a PIL image
-```"""
+Published {terms}; the images keep the rights that they had."""
 
 
 def _sources(facts: Facts) -> str:
     lines = []
     for c in facts.collections:
-        published = "–" if c.kept is None else f"{c.kept:,}"
-        lines.append([c.role, c.name, c.kind, f"{c.listed:,}", f"{c.fetched:,}", published])
-    made = table(["role", "name", "kind", "candidates", "fetched", "published"], lines, numbers=3)
+        counts = [f"{c.listed:,}", f"{c.fetched:,}", *("–" if n is None else f"{n:,}" for n in (c.kept, c.domains))]
+        lines.append([c.role, c.name, c.kind, *counts])
+    head = ["role", "name", "kind", "candidates", "fetched", "published", "domains"]
+    made = table(head, lines, right=(3, 4, 5, 6))
+    made += "\n\nDomains are those of the published images' URLs; files of a folder have none."
     retrieved = [[name, _policy(facts, name), f"{n:,}"] for name, n in facts.retrieved_for.items()]
     if not retrieved:
         return f"## Sources\n\n{made}\n\nNothing was retrieved for a curated collection."
     note = "An image that several collections retrieved counts for each of them."
     return f"## Sources\n\n{made}\n\n{table(['collection', 'retrieval', 'images'], retrieved, numbers=1)}\n\n{note}"
+
+
+def _licenses(facts: Facts) -> str:
+    """Licences as they were found, with what nobody stated and what is too rare to name."""
+    stated = {name or "none stated": n for name, n in facts.licenses.items()}
+    if rest := facts.num_images - sum(stated.values()):
+        stated["others"] = rest
+    lines = [[name, f"{n:,}", share(n, facts.num_images)] for name, n in stated.items()]
+    found = table(["licence as found", "images", "share"], lines, numbers=2) if lines else "There are no images."
+    return f"""## Licences
+
+What a column or a sample of the source states, else the `rel="license"` of the page that shows the image, else what the
+recipe says of the source. Nobody compared it with the image.
+
+{found}"""
 
 
 def _policy(facts: Facts, name: str) -> str:
@@ -216,7 +301,10 @@ def _limits(facts: Facts) -> str:
     return f"""## Limits
 
 {_content(facts)}
-- **Not checked for rights**: no licence of a single image was read; `url` and `key` say where it came from.
+- **Not checked for rights**: the column `license` repeats what was found beside an image, which may be wrong, or mean
+  the page and not the image; `url` and `key` say where it came from, and who has rights in it must be asked there.
+- **A picture of its day**: pages change and vanish, and people ask for images to go; a copy does not follow, so look
+  for a newer version.
 - {cleared} Mirrored and strongly cropped copies may be left.
 - Included curated images are published as they came: not screened, not deduplicated beyond equal bytes, and not
   compared with the benchmarks.

@@ -19,8 +19,9 @@ from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.errors import InputError, ShardError
 from lvd.infra.series import Series, first_positions, grouped
-from lvd.infra.shards import Shard, ShardRef, read_schema, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_schema, read_table
 from lvd.infra.storage import Storage
+from lvd.infra.writing import Shard, write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import hierarchy, kmeans
 from lvd.tasks.algorithms.row_hash import row_hash

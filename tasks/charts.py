@@ -1,5 +1,6 @@
 """What a chart shows: its bars or its line, its ends, and what each point says. The template draws it as inline SVG."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,64 @@ class Chart(BaseModel, frozen=True):
             return tuple(50.0 if self.is_line else 0.0 for _ in self.values)
         scaled = (100 * (value - low) / span for value in self.values)
         return tuple(round(h if self.is_line or not h else max(h, 1.0), 2) for h in scaled)
+
+
+class Paired(BaseModel, frozen=True):
+    """Two distributions over the same bins, each as shares of its own whole."""
+
+    label: str
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    says: tuple[str, ...]  # of each bin
+    ticks: tuple[str, ...]
+
+    def heights(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Each of `before` or `after` as 0 to 100, on one scale."""
+        top = max((*self.before, *self.after), default=0.0)
+        return tuple(round(100 * value / top, 2) if top else 0.0 for value in values)
+
+
+def paired(label: str, before: np.ndarray, after: np.ndarray, names: list[str], ticks: tuple[str, ...]) -> Paired:
+    """Both counts as shares; nothing is drawn where there was nothing before.
+
+    before, after: (b,) int64. names: of the bins.
+    """
+    shares = [counts / max(counts.sum(), 1) for counts in (before, after)]
+    each = zip(names, *shares, strict=True)
+    says = [f"{name}: {100 * b:.3g}% before, {100 * a:.3g}% after" for name, b, a in each]
+    if not before.sum():
+        return Paired(label=label, before=(), after=(), says=(), ticks=())
+    return Paired(
+        label=label, before=tuple(shares[0].tolist()), after=tuple(shares[1].tolist()), says=tuple(says), ticks=ticks
+    )
+
+
+def paired_similarities(label: str, counts: np.ndarray, edges: np.ndarray) -> Paired:
+    """Similarities before and after, between the first and the last bin that is not empty.
+
+    counts: (2, b) int64; edges: (b + 1,) float64, ascending.
+    """
+    filled = np.flatnonzero(counts.any(axis=0))
+    first, stop = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
+    ends = edges[first : stop + 1].tolist()
+    names = [f"{left:.2f} to {right:.2f}" for left, right in pairwise(ends)]
+    return paired(label, counts[0, first:stop], counts[1, first:stop], names, (f"{ends[0]:.2f}", f"{ends[-1]:.2f}"))
+
+
+def paired_clusters(label: str, sizes: np.ndarray, kept: np.ndarray) -> Paired:
+    """Clusters from the largest to the smallest, in groups of neighbours above 60 of them.
+
+    sizes, kept: (k,) int64: images of each cluster, and of them those that were chosen.
+    """
+    order = np.argsort(-sizes, kind="stable")[: int((sizes > 0).sum())]
+    parts = np.array_split(order, min(len(order), MAX_POINTS // 2)) if len(order) else []
+    ranks = np.cumsum([0, *map(len, parts)]).tolist()
+    names = [
+        f"cluster {part[0]}" if len(part) == 1 else f"clusters ranked {first + 1:,} to {first + len(part):,} by size"
+        for first, part in zip(ranks, parts, strict=False)
+    ]
+    sums = [np.array([counts[part].sum() for part in parts], dtype=np.int64) for counts in (sizes, kept)]
+    return paired(label, *sums, names, ("largest", f"{len(order):,} clusters", "smallest"))
 
 
 def histogram(label: str, counts: np.ndarray, edges: np.ndarray) -> Chart:
@@ -87,6 +146,6 @@ def of_a_fit(iterations: list[dict[str, Any]]) -> tuple[Chart, Chart]:
         return Chart(label=label, values=tuple(values), says=tuple(says), ticks=ticks, is_line=True)
 
     return (
-        drawn("Mean similarity to the centroid while fitting", "objective"),
-        drawn("Imbalance of the clusters while fitting", "imbalance"),
+        drawn("Mean similarity to the centroid, by iteration", "objective"),
+        drawn("Imbalance of the clusters, by iteration", "imbalance"),
     )

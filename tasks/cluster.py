@@ -15,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field, model_validator
 
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import kmeans
 from lvd.tasks.models.engine import read_vectors, vector_column
@@ -41,6 +42,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     resample_steps: int = Field(10, ge=0, le=100)  # hierarchical: fits anew on what is nearest to the centroids
     # vectors or centroids that such a fit takes of each cluster; null: half of what it has on average
     resample_per_cluster: int | None = Field(None, ge=1)
+    # when the pool grows: fitted on all of it anew; kept; or kept until new images drift away from the centroids
+    refit: Literal["always", "never", "on_drift"] = Field("always", exclude_if=lambda chosen: chosen == "always")
+    # by which new images may be less similar to their centroids than those of the fit
+    max_drift: float = Field(0.02, gt=0, le=2, exclude_if=lambda bound: bound == 0.02)
+    # URI of a directory of centroids, e.g. of another root; null: the root's own
+    fit: str | None = Field(None, exclude_if=lambda uri: uri is None)
     next_cells: int = Field(0, ge=0, le=64)  # further cells that are written of every vector, 4 bytes each
 
     @model_validator(mode="before")
@@ -65,6 +72,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"levels must be descending numbers of at least 1, was {list(self.levels)}")
         if self.levels and self.resample_steps and self.full_passes:
             raise ValueError(f"full_passes must be 0 where resample_steps is above 0, was {self.full_passes}")
+        return self
+
+    @model_validator(mode="after")
+    def _given_or_fitted(self) -> "Config":
+        if self.fit and self.refit == "on_drift":
+            raise ValueError("refit must be always or never where fit names centroids, was on_drift: leave one out")
         return self
 
     def fitting(self) -> dict[str, Any]:
@@ -92,6 +105,15 @@ def assign_shard(
                 columns.append(pa.FixedSizeListArray.from_arrays(pa.array(cluster_id[:, 1:].ravel()), following))
             shard.keep_table(pa.table(columns, schema=schema))
     return target.model_copy(update={"rows": shard.kept.rows})
+
+
+def mean_similarity(cells: list[ShardRef]) -> float:
+    """Of the vectors to their centroids; not a number without any. Reads 4 bytes a row."""
+    sums, rows = 0.0, 0
+    for ref in cells:
+        similarity = read_table(ref, ["similarity"])["similarity"].to_numpy()
+        sums, rows = sums + float(similarity.sum(dtype=np.float64)), rows + len(similarity)
+    return sums / rows if rows else float("nan")
 
 
 def sizes_of(cells: list[ShardRef], num_clusters: int) -> np.ndarray:

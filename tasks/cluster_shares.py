@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from lvd.infra.errors import ShardError
 from lvd.infra.series import Series, grouped
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks.algorithms import allocation, hierarchy
 from lvd.tasks.algorithms.evenness import entropy_bits
 from lvd.tasks.algorithms.firsts import places_in_order

@@ -11,6 +11,7 @@ import numpy as np
 from lvd.infra.shards import ShardRef, gather_rows, read_table
 from lvd.tasks import adjusting
 from lvd.tasks.algorithms import graph
+from lvd.tasks.algorithms.pairs import Edges as Thinned
 from lvd.tasks.models import engine
 
 PAIR_BLOCK = 4096
@@ -67,11 +68,13 @@ def grouped(
     *,
     max_size: int | None,
     min_similarity: float | None,
+    age: np.ndarray | None = None,
 ) -> Groups:
     """Who stands for whom.
 
     ranked: area, file size and image id of every row, by which a representative is chosen (`graph.representatives`);
-    None for the first row. max_size: a component that is larger is joined again, the strongest edges first, up to that
+    None for the first row. age: of every row; what came later changes nothing then (`graph.eldest`), but for what
+    max_size cuts. max_size: a component that is larger is joined again, the strongest edges first, up to that
     size. min_similarity: to the representative; rows below it leave, join among themselves, and choose one of their
     own, again and again until nobody is left below.
     """
@@ -79,7 +82,11 @@ def grouped(
     if max_size is not None:
         labels = _bounded(edges, labels, max_size)
     own = np.arange(num_rows)
-    chosen, alike = _representatives(labels, ranked), np.ones(num_rows, dtype=np.float32)
+    if age is None:
+        chosen = _representatives(labels, ranked)
+    else:
+        chosen = graph.eldest(spanning(edges, labels, age), age, *ranked)
+    alike = np.ones(num_rows, dtype=np.float32)
     others = np.flatnonzero(chosen != own)
     while len(others):
         alike[others] = similarity(others, chosen[others])
@@ -90,7 +97,10 @@ def grouped(
         apart[strays] = True
         pairs, _ = edges.among(lambda p, apart=apart: apart[p].all(axis=1) & (labels[p[:, 0]] == labels[p[:, 1]]))
         labels[strays] = graph.connected_components(pairs, num_rows)[strays]
-        chosen[strays] = _representatives(np.where(apart, labels, own), ranked)[strays]
+        if age is None:
+            chosen[strays] = _representatives(np.where(apart, labels, own), ranked)[strays]
+        else:
+            chosen[strays] = graph.eldest(pairs, age, *ranked)[strays]
         alike[strays] = 1.0
         others = strays[chosen[strays] != strays]
     return Groups(chosen, alike)
@@ -105,6 +115,16 @@ def _bounded(edges: Edges, labels: np.ndarray, max_size: int) -> np.ndarray:
     cut = graph.bounded_components(compact.reshape(pairs.shape), similarity, len(nodes), max_size=max_size)
     labels[nodes] = nodes[cut]
     return labels
+
+
+def spanning(edges: Edges, labels: np.ndarray, age: np.ndarray) -> np.ndarray:
+    """(m, 2) int64: the edges within the labels that join whatever all of them join, up to any age. 50 bytes a row."""
+    spanning = Thinned(0)
+    for pairs, _ in edges:
+        pairs = pairs[labels[pairs[:, 0]] == labels[pairs[:, 1]]]
+        spanning.add(pairs[:, 0], pairs[:, 1], -age[pairs].max(axis=1, initial=0).astype(np.float32))
+    found = spanning.found()
+    return np.column_stack([found.left, found.right])
 
 
 def _representatives(labels: np.ndarray, ranked: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> np.ndarray:

@@ -14,10 +14,11 @@ from pydantic import BaseModel
 from lvd.infra.shards import ShardRef, read_batches, read_table
 from lvd.tasks.decode import DecodeError, decode_rgb
 
-EDGE_PX = 168  # the longer edge of a picture in the report
-QUALITY = 62  # of its WebP; about 5 kB a picture
+EDGE_PX = 224  # the longer edge of a picture in the report
+QUALITIES = (62, 40)  # of its WebP, about 7 kB a picture; the second one where the first takes too much
+MAX_PICTURE_BYTES = 10_000  # what is still larger is made smaller: 800 pictures may be in one file
 Cover = Callable[[Image.Image], Image.Image]
-COLUMNS = ["image", "key", "alt", "label", "width", "height", "format", "num_bytes"]
+COLUMNS = ["image_id", "image", "key", "alt", "label", "width", "height", "format", "num_bytes"]
 
 
 class At(NamedTuple):
@@ -46,6 +47,7 @@ class Thumbnail(BaseModel, frozen=True):
     height: int
     format: str
     num_bytes: int
+    image_id: str = ""  # by which its picture is found again when it is taken down
 
 
 class Pairing(BaseModel, frozen=True):
@@ -79,6 +81,7 @@ def thumbnail(image: dict[str, Any], edge_px: int = EDGE_PX, cover: Cover | None
         src=_data_url(image["image"]["bytes"], edge_px, cover),
         **text,
         **{name: image[name] for name in ("width", "height", "num_bytes")},
+        image_id=image.get("image_id", ""),
     )
 
 
@@ -88,26 +91,43 @@ def _data_url(data: bytes, edge_px: int, cover: Cover | None) -> str:
     except DecodeError:
         return ""
     picture = cover(picture) if cover else picture
-    picture.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return webp_url(picture, edge_px)
+
+
+def webp_url(picture: Image.Image, edge_px: int = EDGE_PX) -> str:
+    """The picture as a `data:` URL of MAX_PICTURE_BYTES at most; `edge_px`: of its longer edge, never enlarged."""
+    while True:
+        picture = picture.copy()
+        picture.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
+        for quality in QUALITIES:
+            file = io.BytesIO()
+            picture.save(file, "WEBP", quality=quality, method=4)
+            if file.tell() <= MAX_PICTURE_BYTES:
+                return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+        edge_px = max(picture.size) * 3 // 4
 
 
 def thumbnails(
     images: list[ShardRef], rows: Iterable[int], cover: Cover | None = None
 ) -> Iterator[tuple[int, Thumbnail]]:
     """(row, picture) of the images at these rows of a collection. Memory: one batch of images."""
+    for row, image in images_at(images, rows, COLUMNS):
+        yield row, thumbnail(image, cover=cover)
+
+
+def images_at(images: list[ShardRef], rows: Iterable[int], columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row, columns) at these rows of a collection, ascending, each once. Memory: one batch of images."""
     wanted = np.unique(np.fromiter(rows, dtype=np.int64))
     for ref in images:
-        first = ref.base + ref.first_row
-        if not np.searchsorted(wanted, first + ref.rows) > np.searchsorted(wanted, first):
-            continue
-        for batch in read_batches(ref, COLUMNS):
-            here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + batch.num_rows)]
+        first, stop = ref.base + ref.first_row, ref.base + ref.first_row + ref.rows
+        left = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, stop)]
+        for batch in read_batches(ref, columns) if len(left) else ():
+            here = left[: np.searchsorted(left, first + batch.num_rows)]
             found = batch.take(pa.array(here - first)).to_pylist() if len(here) else []
-            yield from ((row, thumbnail(image, cover=cover)) for row, image in zip(here.tolist(), found, strict=True))
-            first += batch.num_rows
+            yield from zip(here.tolist(), found, strict=True)
+            left, first = left[len(here) :], first + batch.num_rows
+            if not len(left):
+                break
 
 
 def first_rows(images: list[ShardRef], image_ids: set[str]) -> dict[str, int]:
@@ -134,11 +154,15 @@ class Reservoir:
     def offer(self, names: np.ndarray, table: pa.Table) -> None:
         """names: (n,) object, of the table's n rows; rows whose name is None are passed over."""
         priority = self._rng.random(len(names))
-        for name in sorted({name for name in names.tolist() if name is not None}):
-            here = np.flatnonzero(names == name)
+        encoded = pa.array(names, pa.string()).dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy()
+        for name, code in sorted((name, code) for code, name in enumerate(encoded.dictionary.to_pylist())):
+            held = self._held.get(name, [])
+            bound = held[-1][0] if len(held) == self._size else 1.0
+            here = np.flatnonzero((codes == code) & (priority < bound))
             best = here[np.argsort(priority[here], kind="stable")[: self._size]]
             rows = table.take(pa.array(best)).to_pylist()
-            both = [*self._held.get(name, []), *zip(priority[best].tolist(), rows, strict=True)]
+            both = [*held, *zip(priority[best].tolist(), rows, strict=True)]
             self._held[name] = sorted(both, key=lambda pair: pair[0])[: self._size]
 
     def names(self) -> list[str]:

@@ -13,7 +13,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
-from lvd.infra.shards import Shard, ShardRef, read_batches, write_shard
+from lvd.infra.shards import ShardRef, read_batches
+from lvd.infra.writing import Shard, write_shard
 from lvd.tasks import schemas
 from lvd.tasks.decode import DecodeError, decode_rgb
 from lvd.tasks.encode import blurred

@@ -16,12 +16,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, gather_rows, pool_rows, write_shard
+from lvd.infra.shards import ShardRef, StageDir, gather_rows, pool_rows
+from lvd.infra.writing import write_shard
 from lvd.tasks import components, schemas
 from lvd.tasks.adjusting import ScoreNormalisation, Whitening
 from lvd.tasks.algorithms import graph
 from lvd.tasks.components import Edges, cosines
-from lvd.tasks.fates import Decision, Fates, sizes
+from lvd.tasks.fates import Decision, Fates, ages, precedence
 from lvd.tasks.models import Inference, engine
 from lvd.tasks.neighbours import CellSearch
 
@@ -44,7 +45,9 @@ class Config(Inference):
     min_similarity: float | None = Field(None, gt=0, le=1)  # self-deduplication; the paper's is 0.6 with SSCD
     benchmark_min_similarity: float | None = Field(None, gt=0, le=1)  # relative deduplication; the paper's is 0.45
     edge_min_similarity: float | None = Field(None, gt=0, le=1)  # edges below it are not measured
-    representative: Literal["largest_area", "first_seen"] = "largest_area"
+    # oldest: the largest of the earliest partition that has one, so that new images never take the place of old ones:
+    # what became of an image among those that were there does not change, unless max_component cuts anew
+    representative: Literal["largest_area", "first_seen", "oldest"] = "largest_area"
     max_component: int | None = Field(None, ge=2)  # images; a larger one is cut at its weakest edges. null: no bound
     min_representative_similarity: float | None = Field(None, gt=0, le=1)  # images below it are no copies of theirs
     curated_as_reference: bool = True  # pool copies of curated images go as well, as the paper's train splits do
@@ -98,7 +101,7 @@ def end_copies(
         return cosines(descriptors, np.searchsorted(rows_there, rows), descriptors, np.searchsorted(rows_there, others))
 
     rows_there = pool_rows(descriptors)
-    ranked = None if config.representative == "first_seen" else (*sizes(images), fates.image_id.astype("S32"))
+    ranked = None if config.representative == "first_seen" else precedence(images, fates.image_id)
     found = components.grouped(
         edges,
         len(fates.image_id),
@@ -106,6 +109,7 @@ def end_copies(
         similarity,
         max_size=config.max_component,
         min_similarity=config.min_representative_similarity,
+        age=ages(images) if config.representative == "oldest" else None,
     )
     dropped = np.flatnonzero(fates.alive & (found.chosen != np.arange(len(found.chosen))))
     because_of = fates.image_id[found.chosen[dropped]]

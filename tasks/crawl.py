@@ -20,15 +20,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, is_written, read_batches, read_table, write_shard
-from lvd.tasks import robots, schemas, sources
+from lvd.infra.shards import ShardRef, StageDir, is_written, read_batches, read_table
+from lvd.infra.writing import write_shard
+from lvd.tasks import robots, schemas, source_rows
 from lvd.tasks.algorithms.firsts import first_of_each
 from lvd.tasks.sources import Partition
 from lvd.tasks.url_rules import Rules, UrlRules
 from lvd.tasks.urls import domain_of, host_of, normalized_url
 
 SCHEMA = schemas.MANIFEST
-VERSION = 2
+VERSION = 3
 BUCKET_ROWS = 1 << 27  # hashes that are compared at once: 24 bytes of memory each
 
 
@@ -172,8 +173,8 @@ def _unreadable(links: list[ShardRef]) -> Iterator[dict[str, Any]]:
 @task(name="list-images", persist_result=False, cache_policy=NO_CACHE)
 def listed_shards(target: StageDir, partition: Partition, config: Config) -> int:
     """The manifest of images that lie in folders, tars or datasets; returns how many shards it has."""
-    count = max(1, -(-sources.num_rows(partition) // config.rows_per_shard))
-    rows = sources.rows(partition)
+    count = max(1, -(-source_rows.num_rows(partition) // config.rows_per_shard))
+    rows = source_rows.rows(partition)
     for ref in target.planned(count):
         mine = islice(rows, config.rows_per_shard)
         if is_written(ref):

@@ -102,7 +102,7 @@ def decode_rgb(data: bytes, *, min_short_edge_px: int | None = None, max_pixels:
 
 def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     """The unloaded Pillow image and its number of frames. Raises DecodeError."""
-    name = _claimed_format(data)
+    name = claimed_format(data)
     counted = WALKS[name](data) if name in WALKS else None
     if _PIL_WARNINGS not in warnings.filters:  # `catch_warnings` is not safe in threads; this is, and stays narrow
         warnings.filterwarnings("ignore", module=_PIL_WARNINGS[3].pattern)
@@ -218,7 +218,7 @@ def _decode_error(data: bytes, error: Exception) -> DecodeError:
     """The one error for whatever Pillow raised."""
     if isinstance(error, Image.DecompressionBombError):
         return DecodeError("too_many_pixels", str(error))
-    name = _claimed_format(data)
+    name = claimed_format(data)
     if name is None:
         message = f"{len(data)} bytes that begin with {data[:16]!r}: none of {', '.join(FORMATS)}"
         return DecodeError("not_an_image", message)
@@ -228,7 +228,7 @@ def _decode_error(data: bytes, error: Exception) -> DecodeError:
     return DecodeError("undecodable", f"{name} of {len(data)} bytes: {seen}")
 
 
-def _claimed_format(data: bytes) -> str | None:
+def claimed_format(data: bytes) -> str | None:
     """The format whose signature the bytes bear, or None."""
     for name in _formats():
         accept = Image.OPEN[name][1]

@@ -11,8 +11,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.errors import RetryableError
-from lvd.infra.shards import ShardRef, log_account, with_features
+from lvd.infra.shards import ShardRef
 from lvd.infra.storage import Storage
+from lvd.infra.writing import log_account, with_features
 from lvd.tasks import fetching, schemas
 
 SCHEMA = schemas.IMAGES

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
-from lvd.infra.shards import ShardRef, StageDir, read_column, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_column, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 
 KEPT = "kept"
@@ -60,6 +61,11 @@ class Fates:
         self.state[rows], self.stage[rows], self.reason[rows] = state, stage, reason
         self.score[rows], self.because_of[rows] = score, because_of
 
+    def overrule(self, rows: Any, stage: str, reason: str, *, because_of: Any = None) -> None:
+        """These rows are dropped here, whatever had become of them."""
+        self.state[rows], self.stage[rows], self.reason[rows] = "dropped", stage, reason
+        self.score[rows], self.because_of[rows] = np.nan, because_of
+
     def end_rejected(self, sidecars: list[ShardRef], stage: str, *, again: bool = False) -> None:
         """The images that the sidecars of a stage rejected have failed there, with the reason of the reject.
 
@@ -94,6 +100,18 @@ class Fates:
             [pa.array(c, type=f.type, from_pandas=True) for c, f in zip(columns, schemas.FATES, strict=True)],
             schema=schemas.FATES,
         )
+
+
+def precedence(images: list[ShardRef], image_id: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `graph.representatives` ranks images by: area, file size, image id."""
+    return *sizes(images), image_id.astype("S32")
+
+
+def ages(images: list[ShardRef]) -> np.ndarray:
+    """(n,) int64: the number of the partition of every image, which is the lower the earlier it came."""
+    number = {name: age for age, name in enumerate(dict.fromkeys(ref.directory for ref in images))}
+    age = np.array([number[ref.directory] for ref in images], dtype=np.int64)
+    return np.repeat(age, [ref.rows for ref in images])
 
 
 def sizes(images: list[ShardRef]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,9 @@ from pydantic import BaseModel, Field
 
 from lvd.infra.http import Client, HttpError, Response
 from lvd.infra.process import in_own_process
-from lvd.infra.shards import REJECT_BYTES, Shard, ShardRef, read_batches, write_shard
+from lvd.infra.shards import ShardRef, read_batches
 from lvd.infra.storage import Storage
+from lvd.infra.writing import REJECT_BYTES, Shard, write_shard
 from lvd.tasks import robots
 from lvd.tasks.backlog import Backlog, Flight, Flights
 from lvd.tasks.decode import DecodeError, read_header
@@ -93,7 +94,7 @@ def image_row(row: dict[str, Any], data: bytes, *, max_bytes: int, max_pixels: i
     except DecodeError as error:
         raise Rejected(error.reason, error, data=data) from error
     return {
-        **{name: row[name] for name in ("key", "url", "page_url", "alt", "source", "domain", "label")},
+        **{name: row[name] for name in ("key", "url", "page_url", "alt", "source", "domain", "label", "license")},
         "image_id": hashlib.sha256(data).hexdigest()[:32],
         "image": {"bytes": data, "path": file_name(row)},
         "width": header.width,

@@ -6,7 +6,7 @@ Cost at 10^9 images: reads 1.1 kB and writes 50 bytes a row, 30 us of one core; 
 about 300 bytes an image and 600 MB, and reads the thumbnails of what may be copies once for every 100,000 such pairs.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_column, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_column, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import graph, pca_hash
-from lvd.tasks.fates import Decision, Fates, sizes
+from lvd.tasks.fates import Decision, Fates, ages, precedence
 from lvd.tasks.hash_fit import read_fit
 from lvd.tasks.near_duplicates import HELD, bytes_of, near_pairs, pixels_of, similarities, thumbnails
 
@@ -29,6 +30,10 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     sample_size: int = Field(20_000, ge=1)  # thumbnails that the PCA is fitted on
     max_distance: int = Field(6, ge=0, le=64)  # of 64 bits; more finds more copies and costs more pairs to confirm
     min_thumbnail_similarity: float = Field(0.985, ge=-1, le=1)  # correlation that confirms a pair
+    # oldest: as in `copies`. Left out of dumps where it is as it was before there was a choice
+    representative: Literal["largest_area", "oldest"] = Field(
+        "largest_area", exclude_if=lambda chosen: chosen == "largest_area"
+    )
     fit: str | None = None  # URI of a fit.npz, e.g. of another root, so that both hash alike; null: the root's own
 
     def rules(self) -> dict[str, Any]:
@@ -54,23 +59,25 @@ def end_exact(fates: Fates) -> None:
 def end_near(
     fates: Fates, images: list[ShardRef], measures: list[ShardRef], hashes: list[ShardRef], config: Config
 ) -> None:
-    """Of each group of confirmed near duplicates the representative stays: largest area, larger file, lowest id."""
+    """Of each group of confirmed near duplicates the representative stays."""
     measured = pool_rows(measures)
     positions = np.flatnonzero(fates.alive[measured])
     codes = bytes_of(read_column(hashes, "pca_hash"))[positions]
     rows = measured[positions]
-    labels = graph.connected_components(
-        near_pairs(
-            measures,
-            codes,
-            positions,
-            max_distance=config.max_distance,
-            min_similarity=config.min_thumbnail_similarity,
-        ),
-        len(rows),
+    age = ages(images)[rows] if config.representative == "oldest" else None
+    pairs = near_pairs(
+        measures,
+        codes,
+        positions,
+        max_distance=config.max_distance,
+        min_similarity=config.min_thumbnail_similarity,
+        age=age,
     )
-    area, num_bytes = sizes(images)
-    chosen = graph.representatives(labels, area[rows], num_bytes[rows], fates.image_id[rows].astype("S32"))
+    ranked = [values[rows] for values in precedence(images, fates.image_id)]
+    if age is None:
+        chosen = graph.representatives(graph.connected_components(pairs, len(rows)), *ranked)
+    else:
+        chosen = graph.eldest(pairs, age, *ranked)
     dropped = np.flatnonzero(chosen != np.arange(len(rows)))
     for start in range(0, len(dropped), HELD // 2):
         block = dropped[start : start + HELD // 2]

@@ -10,8 +10,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.near_duplicates import PIXELS, pixels_of
 

@@ -1,5 +1,6 @@
 """The ledger: the fate of every candidate, which ends in exactly one state; the states sum to the candidates."""
 
+from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
@@ -8,8 +9,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.runs import read_range
-from lvd.infra.shards import Shard, ShardRef, read_column, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_column, read_table
+from lvd.infra.writing import Shard, write_shard
 from lvd.tasks import schemas
+from lvd.tasks.takedowns import FORGOTTEN, alias_of
 
 SCHEMA = schemas.LEDGER
 VERSION = 1
@@ -47,7 +50,7 @@ def pool_shard(
             row = images.first_row + index
             if fate["state"] == "kept":
                 fate |= same.get(row + vectors.base) or _settled(chosen.get(row), failed.get(row), fate["image_id"])
-            shard.keep({"key": keys[index], "role": "pool", "source": sources[index], **fate})
+            shard.keep({"key": _named(keys[index], fate), "role": "pool", "source": sources[index], **fate})
             shard.reasons[fate["state"]] += 1
     return target.model_copy(update={"rows": shard.kept.rows})
 
@@ -72,6 +75,19 @@ def _same(duplicates: ShardRef | None, first: int, rows: int) -> dict[int, dict[
 def _rejected(ref: ShardRef) -> dict[int, str]:
     """row → reason of the images that a sidecar rejected."""
     return {row["row"]: row["reason"] for row in read_table(ref, ["row", "reason"], kind="rejects").to_pylist()}
+
+
+def _withdrawn(refs: Iterable[ShardRef]) -> dict[int, dict[str, Any]]:
+    """row → what became of it, for the images of a curated collection that were taken down."""
+    fate = {"state": "dropped", "stage": FORGOTTEN, "reason": FORGOTTEN}
+    return {
+        row["row"]: {**fate, "because_of": row["because_of"]} for ref in refs for row in read_table(ref).to_pylist()
+    }
+
+
+def _named(key: str, fate: dict[str, Any]) -> str:
+    """The key of a candidate; of one that was taken down a hash of it."""
+    return alias_of(key) if fate["stage"] == FORGOTTEN else key
 
 
 def _published_already(image_id: str) -> dict[str, Any]:
@@ -105,12 +121,14 @@ def curated_shard(
     selection: list[ShardRef],
     part: int,
     target: ShardRef,
+    withdrawn: Iterable[ShardRef] = (),
 ) -> ShardRef:
     """The ledger of one shard of an included collection: published as it is, unless its content is there already.
 
     content: the shard with what models saw in these images, if any looked; what they could not look at has failed.
+    withdrawn: the shard with those of them that were taken down, if there are any.
     """
-    chosen = list(_chosen(selection, part))
+    chosen, gone = list(_chosen(selection, part)), _withdrawn(withdrawn)
     rows = read_table(images, ["key", "source", "image_id"]).to_pylist()
     unseen = _rejected(*content) if content else {}
     published = np.isin(np.arange(images.first_row, images.first_row + len(rows)), chosen)
@@ -122,7 +140,8 @@ def curated_shard(
             fate = kept if keep else _published_already(row["image_id"])
             if number in unseen:
                 fate = {"state": "failed", "stage": "screen", "reason": unseen[number]}
-            shard.keep({**row, "role": "curated", **fate})
+            fate = gone.get(number, fate)
+            shard.keep({**row, "key": _named(row["key"], fate), "role": "curated", **fate})
             shard.reasons[fate["state"]] += 1
     return target.model_copy(update={"rows": shard.kept.rows})
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from lvd.infra.shards import ShardRef, StageDir, write_shard
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks.algorithms import hierarchy
 from lvd.tasks.cluster import Config
 from lvd.tasks.models.engine import read_vectors

@@ -10,12 +10,14 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from lvd.infra.shards import ShardRef, write_shard
+from lvd.infra.shards import ShardRef
+from lvd.infra.writing import write_shard
 from lvd.tasks import archives, schemas
-from lvd.tasks.sources import Partition, Urls, domain, url_rows
+from lvd.tasks.source_rows import domain, stated, url_rows
+from lvd.tasks.sources import Partition, Urls
 
 SCHEMA = schemas.LINKS
-VERSION = 1
+VERSION = 2
 
 
 def links(partition: Partition, path: str) -> Iterator[dict[str, Any] | archives.Broken]:
@@ -24,7 +26,7 @@ def links(partition: Partition, path: str) -> Iterator[dict[str, Any] | archives
     Raises InputError for a list that cannot be read.
     """
     source = partition.source
-    empty = dict.fromkeys(SCHEMA.names) | {"source": source.source}
+    empty = dict.fromkeys(SCHEMA.names) | stated(source)
     if isinstance(source, Urls):
         yield from (empty | row for row in url_rows(source, path))
         return
@@ -33,6 +35,7 @@ def links(partition: Partition, path: str) -> Iterator[dict[str, Any] | archives
             yield page
             continue
         of_page = empty | {"page_url": page.url, "discovered_at": page.crawled_at, "robots": page.robots or None}
+        of_page |= {"license": page.license} if page.license else {}
         for image in page.images:
             yield of_page | {"key": image.url, "url": image.url, "alt": image.alt, "domain": domain(image.url)}
 

@@ -14,7 +14,8 @@ from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.runs import SortedRun, read_range
 from lvd.infra.series import Series, grouped
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import cells
 from lvd.tasks.models.engine import vector_column

@@ -40,7 +40,13 @@ def bytes_of(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def near_pairs(
-    measures: list[ShardRef], codes: np.ndarray, positions: np.ndarray, *, max_distance: int, min_similarity: float
+    measures: list[ShardRef],
+    codes: np.ndarray,
+    positions: np.ndarray,
+    *,
+    max_distance: int,
+    min_similarity: float,
+    age: np.ndarray | None = None,
 ) -> np.ndarray:
     """(m, 2) int64 pairs of indices into `positions` whose hashes are near and whose thumbnails confirm it.
 
@@ -51,7 +57,8 @@ def near_pairs(
     compared with these representatives alone. And two images that are near in hash to more than MAX_COMPARED others
     each, and no copies of them, are not compared any more.
 
-    codes: (n, 8) uint8, of the measures at `positions`.
+    codes: (n, 8) uint8, of the measures at `positions`. age: (n,) integers that never fall; if it is given, they
+        connect as many of the images up to any age as well.
     """
 
     def read(rows: np.ndarray) -> np.ndarray:
@@ -60,24 +67,60 @@ def near_pairs(
     distinct, rows, starts = pca_hash.grouped(codes)
     large = np.diff(starts) > LARGE
     connected, nodes, starts = with_representatives(read, rows, starts, large, min_similarity)
-    labels, compared = graph.connected_components(connected, len(codes)), np.zeros(len(codes), dtype=np.int32)
+    joined, compared = Joined(len(codes), age), np.zeros(len(codes), dtype=np.int32)
+    joined.join(connected)
     found, waiting, limit = [connected], [], FIRST_PAIRS
 
     def compare() -> None:
-        nonlocal labels
-        for pairs in in_batches(np.concatenate(waiting)):
-            confirmed = confirmed_pairs(read, pairs, labels, compared, min_similarity)
-            labels = graph.connected_components(labels[confirmed], len(labels))[labels]
+        for pairs in in_batches(np.concatenate(waiting), age):
+            confirmed = confirmed_pairs(read, pairs, joined, compared, min_similarity)
+            joined.join(confirmed)
             found.append(confirmed)
 
     for pairs in candidates(distinct, nodes, starts, large, max_distance):
-        waiting.append(pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]])
+        waiting.append(pairs[~joined.has(pairs)])
         if sum(map(len, waiting)) >= limit:  # soon at first: what is connected early needs no further comparison
             compare()
             waiting, limit = [], min(2 * limit, HELD_PAIRS)
     if waiting:
         compare()
     return np.concatenate(found)
+
+
+class Joined:
+    """The images that are connected by now, each component with the age of the youngest image that helped.
+
+    age: (n,) of every image; None: all are of one.
+    """
+
+    def __init__(self, num_images: int, age: np.ndarray | None) -> None:
+        self._labels, self._age = np.arange(num_images), age
+        self._youngest = np.zeros(0 if age is None else num_images, dtype=np.int64)  # of the component of each label
+
+    def has(self, pairs: np.ndarray) -> np.ndarray:
+        """(m,) bool: pairs that are connected, through no image that is younger than both."""
+        label, other = self._labels[pairs].T
+        if self._age is None:
+            return label == other
+        return (label == other) & (self._youngest[label] <= self._age[pairs].max(axis=1, initial=0))
+
+    def join(self, pairs: np.ndarray) -> None:
+        before = self._labels
+        self._labels = graph.connected_components(before[pairs], len(before))[before]
+        if self._age is not None:
+            youngest = np.zeros_like(self._youngest)
+            np.maximum.at(youngest, self._labels, self._youngest[before])
+            np.maximum.at(youngest, self._labels[pairs[:, 0]], self._age[pairs].max(axis=1, initial=0))
+            self._youngest = youngest
+
+    def among(self, images: np.ndarray) -> "Joined":
+        """The same of some images, which are counted from 0."""
+        some = Joined(len(images), None if self._age is None else self._age[images])
+        labels, first, some._labels = np.unique(self._labels[images], return_index=True, return_inverse=True)
+        some._labels = first[some._labels]
+        if self._age is not None:
+            some._youngest[first] = self._youngest[labels]
+        return some
 
 
 def with_representatives(
@@ -155,10 +198,15 @@ def candidates(
             yield np.column_stack([nodes[left], nodes[right]])
 
 
-def in_batches(pairs: np.ndarray) -> Iterator[np.ndarray]:
-    """The (m, 2) int64 pairs in batches of at most HELD different images; sorted, so that a batch has few of them."""
+def in_batches(pairs: np.ndarray, age: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """The (m, 2) int64 pairs in batches of at most HELD different images; sorted, so that a batch has few of them.
+
+    age: of every image; pairs of old ones come before those of new ones, which might connect them.
+    """
     keys = np.sort((pairs.min(axis=1) << 32) | pairs.max(axis=1)) if len(pairs) else pairs[:, 0]
     pairs = np.column_stack([keys >> 32, keys & 0xFFFFFFFF])
+    if age is not None:
+        pairs = pairs[np.argsort(age[pairs].max(axis=1, initial=0), kind="stable")]
     while len(pairs):
         first_seen = np.sort(np.unique(pairs[:HELD_PAIRS], return_index=True)[1])
         end = HELD_PAIRS if len(first_seen) <= HELD else max(int(first_seen[HELD]) // 2, 1)
@@ -167,29 +215,27 @@ def in_batches(pairs: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def confirmed_pairs(
-    read: Read, pairs: np.ndarray, labels: np.ndarray, compared: np.ndarray, min_similarity: float
+    read: Read, pairs: np.ndarray, joined: Joined, compared: np.ndarray, min_similarity: float
 ) -> np.ndarray:
     """Those of the pairs that are copies by their thumbnails, but for pairs that others connect already.
 
-    labels: (n,) int64 component of every image. compared: (n,) int32, the pairs in which an image was
-        no copy; counted up.
+    compared: (n,) int32, the pairs in which an image was no copy; counted up.
     """
-    pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    pairs = pairs[~joined.has(pairs)]
     if len(pairs) == 0:
         return pairs
     nodes, left = np.unique(pairs, return_inverse=True)
     left, found = left.reshape(-1, 2), [np.zeros((0, 2), dtype=np.int64)]
-    own = np.unique(labels[nodes], return_inverse=True)[1]
-    pixels = read(nodes)
+    own, pixels = joined.among(nodes), read(nodes)
     misses = compared[nodes]
     while len(left):
         step, left = left[:STEP], left[STEP:]
         near = similarities(pixels, step) >= min_similarity
         found.append(nodes[step[near]])
         misses += np.bincount(step[~near].ravel(), minlength=len(nodes)).astype(np.int32)
-        own = graph.connected_components(own[step[near]], len(nodes))[own]
+        own.join(step[near])
         tired = misses >= MAX_COMPARED
-        left = left[(own[left[:, 0]] != own[left[:, 1]]) & ~tired[left].all(axis=1)]
+        left = left[~own.has(left) & ~tired[left].all(axis=1)]
     compared[nodes] = misses
     return np.concatenate(found)
 

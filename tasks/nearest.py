@@ -20,7 +20,8 @@ from prefect.cache_policies import NO_CACHE
 from lvd.infra.errors import ShardError
 from lvd.infra.runs import SortedRun, read_range
 from lvd.infra.series import Series, first_positions, grouped
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import cells
 from lvd.tasks.algorithms.firsts import places_in_order
@@ -174,10 +175,14 @@ def held_similarity(taken: ShardRef, rows: np.ndarray) -> np.ndarray:
 
 
 @task(name="merge-candidates", persist_result=False, cache_policy=NO_CACHE)
-def merge_candidates(found: Series, target: ShardRef, *, depth: int) -> ShardRef:
-    """The `depth` nearest of what all groups found, for MERGED_QUERIES queries: by query, the nearest first."""
+def merge_candidates(found: Series, target: ShardRef, *, depth: int, before: ShardRef | None = None) -> ShardRef:
+    """The `depth` nearest of what all groups found, for MERGED_QUERIES queries: by query, the nearest first.
+
+    before: the same of other groups.
+    """
     first = target.index * MERGED_QUERIES
     tables = [read_range(ref, first, first + MERGED_QUERIES) for ref in found.shards()]
+    tables += [read_table(before)] if before else []
     query, row, similarity = (np.concatenate([t[name].to_numpy() for t in tables]) for name in SCHEMA.names)
     order = first_of_each_query(query, row, similarity, depth)
     with write_shard(target, SCHEMA, {"version": VERSION, "depth": depth}) as shard:

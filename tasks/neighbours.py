@@ -11,6 +11,7 @@ Cost at 10^9 x 512: probes 260 GB; with 131,072 cells and 32 probes 1.3 x 10^17 
 """
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,9 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from lvd.infra.errors import ShardError
-from lvd.infra.shards import Shard, ShardRef, gather_rows, read_table, write_shard
+from lvd.infra.series import Series, grouped
+from lvd.infra.shards import ShardRef, gather_rows, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import adjusting, recall, schemas
 from lvd.tasks.algorithms import cells, pairs
 from lvd.tasks.algorithms.allocation import draw
@@ -27,9 +30,10 @@ from lvd.tasks.algorithms.neighbours import SCALE, lowest_kept, on_device
 from lvd.tasks.models.engine import read_vectors, vector_column
 from lvd.tasks.recall import Recall, Search
 
-VERSION = 1
+VERSION = 2
 SAMPLE_PER_CELL = 32  # rows that the cells are fitted on
 QUERY_ROWS = 65_536  # that pass by at once
+HELD_ROWS = 1 << 19  # of either side that are held at once, where two collections are compared
 REFERENCE = 1 << 40  # what is added to a reference's number, so that it is no row of the pool
 SEEDS = {"cells": 0xCE11, "queries": 0x9E4}
 
@@ -44,8 +48,24 @@ class Cells(BaseModel, frozen=True):
     """Where the cells, and the probes of one collection's descriptors, lie."""
 
     centroids: ShardRef
-    descriptors: tuple[ShardRef, ...]
-    probes: tuple[ShardRef, ...]
+    descriptors: Series
+    probes: Series
+    is_pool: bool = True
+
+    def all(self) -> "Described":
+        refs = self.descriptors.shards()
+        return Described(refs, self.probes.shards(), rows_of(refs, self.is_pool))
+
+
+class Described(NamedTuple):
+    """Shards of descriptors, their probes, and the numbers of their rows."""
+
+    descriptors: list[ShardRef]
+    probes: list[ShardRef]
+    rows: list[np.ndarray]
+
+    def part(self, span: slice) -> "Described":
+        return Described(*(each[span] for each in self))
 
 
 def probes_schema(num: int) -> pa.Schema:
@@ -61,7 +81,7 @@ TRUTH = pa.schema(
 )
 
 
-def rows_of(refs: tuple[ShardRef, ...] | list[ShardRef], is_pool: bool) -> list[np.ndarray]:
+def rows_of(refs: list[ShardRef], is_pool: bool) -> list[np.ndarray]:
     """The numbers of the descriptors of each shard: pool rows, or counted from REFERENCE on."""
     if is_pool:
         return [read_table(ref, ["row"])["row"].to_numpy() + ref.base for ref in refs]
@@ -78,11 +98,11 @@ def read_described(ref: ShardRef) -> tuple[np.ndarray, np.ndarray | None]:
 class Biases:
     """The biases of a collection's descriptors by their numbers: 12 bytes each, or nothing if they have none."""
 
-    def __init__(self, refs: tuple[ShardRef, ...], *, is_pool: bool) -> None:
+    def __init__(self, of: Described) -> None:
         self._numbers = self._values = None
-        if refs and "bias" in adjusting.columns(refs[0]):
-            self._numbers = np.concatenate(rows_of(refs, is_pool))
-            self._values = np.concatenate([read_table(ref, ["bias"])["bias"].to_numpy() for ref in refs])
+        if of.descriptors and "bias" in adjusting.columns(of.descriptors[0]):
+            self._numbers = np.concatenate(of.rows)
+            self._values = np.concatenate([read_table(ref, ["bias"])["bias"].to_numpy() for ref in of.descriptors])
 
     def of(self, numbers: np.ndarray) -> np.ndarray | None:
         return None if self._values is None else self._values[np.searchsorted(self._numbers, numbers)]
@@ -103,39 +123,44 @@ def less_biases(
     return pairs.Pairs(found.left[keep], found.right[keep], similarity[keep])
 
 
-def keep_edges(shard: Shard, edges: pairs.Edges) -> None:
+def written(edges: pairs.Edges, target: ShardRef, **config: Any) -> ShardRef:
+    """Writes the edges that stay. References are counted from 0 there."""
     left, right, similarity = edges.found()
     right = np.where(right >= REFERENCE, right - REFERENCE, right)
-    shard.keep_table(pa.Table.from_arrays([pa.array(c) for c in (left, right, similarity)], schema=schemas.EDGES))
+    with write_shard(target, schemas.EDGES, {"version": VERSION, **config}) as shard:
+        shard.keep_table(pa.Table.from_arrays([pa.array(c) for c in (left, right, similarity)], schema=schemas.EDGES))
+    return target.model_copy(update={"rows": shard.kept.rows})
 
 
 @task(name="neighbours-exact", persist_result=False, cache_policy=NO_CACHE)
 def exact_shard(
-    pool: list[ShardRef],
-    references: list[ShardRef] | None,
+    pool: Series,
+    others: Series | None,
     target: ShardRef,
     *,
+    is_pool: bool,
     min_similarity: float,
     k: int,
     device: str,
 ) -> ShardRef:
-    """The edges of pool shard number `target.index`: to the pool, or to the references if there are any given."""
-    own, edges = pool[target.index], pairs.Edges(k)
+    """The edges of shard number `target.index` to the others, or among these shards if there are none.
+
+    is_pool: the others are of the pool as well, and no references.
+    """
+    shards, edges = pool.shards(), pairs.Edges(k)
+    own = shards[target.index]
     (left,) = rows_of([own], is_pool=True)
     values, bias = read_described(own)
     vectors = on_device(values, device)
-    others = half_of(pool, target.index) if references is None else references
-    numbers = rows_of(others, is_pool=references is None)
-    for other, right in zip(others, numbers, strict=True):
+    asked = half_of(shards, target.index) if others is None else others.shards()
+    for other, right in zip(asked, rows_of(asked, is_pool), strict=True):
         values, other_bias = read_described(other)
         for raw in pairs.pairs_above(vectors, on_device(values, device), min_similarity):
             found = less_biases(raw, bias, other_bias, min_similarity)
             a, b = left[found.left], right[found.right]
             keep = a < b if other is own else np.ones(len(a), dtype=bool)
             edges.add(a[keep], b[keep], found.similarity[keep])
-    with write_shard(target, schemas.EDGES, {"version": VERSION, "k": k, "min_similarity": min_similarity}) as shard:
-        keep_edges(shard, edges)
-    return target.model_copy(update={"rows": shard.kept.rows})
+    return written(edges, target, k=k, min_similarity=min_similarity)
 
 
 def half_of(shards: list[ShardRef], index: int) -> list[ShardRef]:
@@ -146,8 +171,9 @@ def half_of(shards: list[ShardRef], index: int) -> list[ShardRef]:
 
 
 @task(name="fit-cells", persist_result=False, cache_policy=NO_CACHE)
-def fit_cells(descriptors: list[ShardRef], target: ShardRef, num_cells: int, seed: int) -> ShardRef:
+def fit_cells(of: Series, target: ShardRef, num_cells: int, seed: int) -> ShardRef:
     """The centroids of the cells, fitted on a seeded sample."""
+    descriptors = of.shards()
     total = sum(ref.rows for ref in descriptors)
     rng = np.random.default_rng(np.random.SeedSequence([seed, SEEDS["cells"]]))
     chosen = draw(total, min(total, SAMPLE_PER_CELL * num_cells), rng=rng)
@@ -178,14 +204,15 @@ def probe_shard(
 
 
 @task(name="draw-queries", persist_result=False, cache_policy=NO_CACHE)
-def draw_queries(of: Cells, target: ShardRef, num: int, seed: int, *, is_pool: bool) -> ShardRef:
+def draw_queries(of: Cells, target: ShardRef, num: int, seed: int) -> ShardRef:
     """A seeded sample of descriptors with their probes, in random order."""
-    total = sum(ref.rows for ref in of.descriptors)
+    whole = of.all()
+    total = sum(map(len, whole.rows))
     rng = np.random.default_rng(np.random.SeedSequence([seed, SEEDS["queries"]]))
     chosen = rng.permutation(draw(total, min(total, num), rng=rng))
-    numbers = np.concatenate(rows_of(of.descriptors, is_pool))[chosen]
-    described = gather_rows(list(of.descriptors), chosen, adjusting.columns(of.descriptors[0]))
-    probes = gather_rows(list(of.probes), chosen, ["probes"])["probes"]
+    numbers = np.concatenate(whole.rows)[chosen]
+    described = gather_rows(whole.descriptors, chosen, adjusting.columns(whole.descriptors[0]))
+    probes = gather_rows(whole.probes, chosen, ["probes"])["probes"]
     columns = {"row": pa.array(numbers), "vector": described["vector"], "probes": probes}
     columns |= {name: described[name] for name in described.column_names if name == "bias"}
     table = pa.table(columns)
@@ -197,7 +224,7 @@ def draw_queries(of: Cells, target: ShardRef, num: int, seed: int, *, is_pool: b
 @task(name="true-pairs", persist_result=False, cache_policy=NO_CACHE)
 def true_pairs_shard(queries: ShardRef, of: Cells, target: ShardRef, *, min_similarity: float, device: str) -> ShardRef:
     """Every pair of a query and a descriptor of one pool shard above the similarity, and when it is found."""
-    ref, probes_ref = of.descriptors[target.index], of.probes[target.index]
+    ref, probes_ref = of.descriptors.shards()[target.index], of.probes.shards()[target.index]
     asked, probes = read_table(queries), read_vectors(probes_ref, "probes")
     rows, asked_rows = rows_of([ref], is_pool=True)[0], asked["row"].to_numpy()
     asked_probes = vector_column(asked, "probes")
@@ -216,12 +243,22 @@ def true_pairs_shard(queries: ShardRef, of: Cells, target: ShardRef, *, min_simi
     return target.model_copy(update={"rows": shard.kept.rows})
 
 
-def certified(truth: list[ShardRef], num_queries: int, search: Search, *, min_similarity: float, seed: int) -> Recall:
+def certified(
+    truth: list[ShardRef],
+    num_queries: int,
+    search: Search,
+    *,
+    min_similarity: float,
+    seed: int,
+    probes: int | None = None,
+) -> Recall:
     """What `recall.certified` says of the true pairs above a similarity."""
     table = pa.concat_tables([read_table(ref) for ref in truth])
     query, similarity, rank = (table[name].to_numpy() for name in TRUTH.names)
     is_pair = similarity >= np.float32(min_similarity)
-    return recall.certified(query[is_pair], similarity[is_pair], rank[is_pair], num_queries, search, seed=seed)
+    return recall.certified(
+        query[is_pair], similarity[is_pair], rank[is_pair], num_queries, search, seed=seed, probes=probes
+    )
 
 
 def demand(found: Recall, search: Search, *, min_similarity: float, num_cells: int) -> None:
@@ -236,79 +273,83 @@ def demand(found: Recall, search: Search, *, min_similarity: float, num_cells: i
 
 
 @task(name="neighbours-cells", persist_result=False, cache_policy=NO_CACHE)
-def cells_group(
-    pool: Cells,
-    references: Cells | None,
-    target: ShardRef,
-    *,
-    probes: int,
-    min_similarity: float,
-    k: int,
-    device: str,
-) -> ShardRef:
-    """The edges that are found at the cells of one group: within the pool, or between the pool and the references."""
-    edges = pairs.Edges(k)
-    others = pool if references is None else references
-    biases = {id(c): Biases(c.descriptors, is_pool=c is pool) for c in (pool, others)}
-    for held, passing in {id(a): (a, b) for a, b in ((others, pool), (pool, others))}.values():
-        group = held_group(held, pool, target, probes, device)
-        held_bias = biases[id(held)].of(group.members.rows)
-        blocks = blocks_passing(passing, group, is_pool=passing is pool, probes=probes)
-        for queries in cells.batched(blocks, QUERY_ROWS):
-            bias = biases[id(passing)].of(queries.rows)
-            for raw in group.pairs(queries, min_similarity):
-                found = less_biases(raw, bias, held_bias, min_similarity)
-                a, b = queries.rows[found.left], group.members.rows[found.right]
-                keep = is_new(queries, group.members, found, is_same=references is None, is_second=held is not others)
-                edges.add(a[keep], b[keep], found.similarity[keep])
-    with write_shard(
-        target, schemas.EDGES, {"version": VERSION, "k": k, "min_similarity": min_similarity, "probes": probes}
-    ) as shard:
-        keep_edges(shard, edges)
-    return target.model_copy(update={"rows": shard.kept.rows})
+def cells_group(of: Cells, target: ShardRef, *, probes: int, min_similarity: float, k: int, device: str) -> ShardRef:
+    """The edges within a collection that are found at the cells of one group.
 
-
-def is_new(
-    queries: cells.Block, members: cells.Block, found: pairs.Pairs, *, is_same: bool, is_second: bool
-) -> np.ndarray:
-    """(m,) bool: the pairs of which no other cell, and no other pass, gives notice.
-
-    Within one collection a pair that is found from both sides counts at the lower cell. Between two collections, the
-    first pass (is_second: the other one) has given notice of what it found.
+    A pair that is found from both sides counts at the lower cell.
     """
-    if not is_same:
-        return ~cells.is_found_at_other(queries, members, found) if is_second else np.ones(len(found.left), dtype=bool)
-    a, b = queries.cell[found.left], members.cell[found.right]
-    is_lower = (b < a) | ~cells.is_found_at_other(queries, members, found)
-    return np.where(a == b, queries.rows[found.left] < members.rows[found.right], is_lower)
+    whole, edges = of.all(), pairs.Edges(k)
+    biases, group = Biases(whole), held_group(whole, of.centroids.rows, target, probes, device)
+    held_bias = biases.of(group.members.rows)
+    for queries in cells.batched(blocks_passing(whole, group, probes), QUERY_ROWS):
+        bias = biases.of(queries.rows)
+        for raw in group.pairs(queries, min_similarity):
+            found = less_biases(raw, bias, held_bias, min_similarity)
+            a, b = queries.rows[found.left], group.members.rows[found.right]
+            own, other = queries.cell[found.left], group.members.cell[found.right]
+            is_lower = (other < own) | ~cells.is_found_at_other(queries, group.members, found)
+            keep = np.where(own == other, a < b, is_lower)
+            edges.add(a[keep], b[keep], found.similarity[keep])
+    return written(edges, target, k=k, min_similarity=min_similarity, probes=probes)
 
 
-def held_group(held: Cells, pool: Cells, target: ShardRef, probes: int, device: str) -> cells.Group:
-    """The rows of a collection that lie in the cells of the group; the pool's cells decide about the groups."""
-    num_cells, pool_cell = held.centroids.rows, cells_in(pool)
-    sizes = sum(np.bincount(cell, minlength=num_cells) for cell in pool_cell)
+@task(name="neighbours-between", persist_result=False, cache_policy=NO_CACHE)
+def cells_between(
+    pool: Cells, others: Cells, target: ShardRef, *, probes: int, min_similarity: float, k: int, device: str
+) -> ShardRef:
+    """The edges between one span of the pool and others, of which one side probes the cell of the other.
+
+    The span is read once for every HELD_ROWS of the others. Memory: 4 x HELD_ROWS descriptors.
+    """
+    whole, num_cells, edges = pool.all(), pool.centroids.rows, pairs.Edges(k)
+    span, other = whole.part(spans(whole.descriptors)[target.index]), others.all()
+    bias_of, other_bias_of = Biases(span), Biases(other)
+    for held in cells.batched(blocks(other, probes), HELD_ROWS):
+        asked = cells.Group(held, num_cells, device=device)
+        other_bias = other_bias_of.of(asked.members.rows)
+        for passing in cells.batched(blocks(span, probes), HELD_ROWS):
+            own = cells.Group(passing, num_cells, device=device)
+            bias = bias_of.of(own.members.rows)
+            for raw in asked.pairs(own.members, min_similarity):
+                found = less_biases(raw, bias, other_bias, min_similarity)
+                edges.add(own.members.rows[found.left], asked.members.rows[found.right], found.similarity)
+            for raw in own.pairs(asked.members, min_similarity):
+                found = less_biases(raw, other_bias, bias, min_similarity)
+                keep = ~cells.is_found_at_other(asked.members, own.members, found)  # or it was found above
+                a, b = own.members.rows[found.right[keep]], asked.members.rows[found.left[keep]]
+                edges.add(a, b, found.similarity[keep])
+    return written(edges, target, k=k, min_similarity=min_similarity, probes=probes)
+
+
+def spans(pool: list[ShardRef]) -> list[slice]:
+    """Neighbouring shards of the pool that are compared with others in one task."""
+    total = sum(ref.rows for ref in pool)
+    return grouped(pool, max(1, -(-total // cells.num_groups(total))))
+
+
+def held_group(of: Described, num_cells: int, target: ShardRef, probes: int, device: str) -> cells.Group:
+    """The rows that lie in the cells of one group, of `target.count` that hold about as much."""
+    own = [read_table(ref, ["cell"])["cell"].to_numpy() for ref in of.probes]
+    sizes = sum(np.bincount(cell, minlength=num_cells) for cell in own)
     group = cells.group_of(np.arange(num_cells), sizes, max(1, -(-sizes.sum() // target.count)))
     is_here = group == target.index
-    numbers, own = rows_of(held.descriptors, is_pool=held is pool), pool_cell if held is pool else cells_in(held)
-    parts = [
-        block(ref, read_vectors(probes_ref, "probes")[:, :probes], rows, is_here[cell])
-        for ref, probes_ref, rows, cell in zip(held.descriptors, held.probes, numbers, own, strict=True)
-    ]
+    parts = [block(*refs, probes, is_here[cell]) for refs, cell in zip(zip(*of, strict=True), own, strict=True)]
     return cells.Group(cells.joined(parts), num_cells, device=device)
 
 
-def cells_in(of: Cells) -> list[np.ndarray]:
-    """The cell of every row, shard by shard."""
-    return [read_table(ref, ["cell"])["cell"].to_numpy() for ref in of.probes]
-
-
-def blocks_passing(of: Cells, group: cells.Group, *, is_pool: bool, probes: int) -> Iterator[cells.Block]:
+def blocks_passing(of: Described, group: cells.Group, probes: int) -> Iterator[cells.Block]:
     """The rows that probe a cell of the group, shard by shard."""
-    for ref, probes_ref, rows in zip(of.descriptors, of.probes, rows_of(of.descriptors, is_pool), strict=True):
-        near = read_vectors(probes_ref, "probes")[:, :probes]
-        yield block(ref, near, rows, group.is_probed(near))
+    for refs in zip(*of, strict=True):
+        yield block(*refs, probes, group.is_probed(read_vectors(refs[1], "probes")[:, :probes]))
 
 
-def block(ref: ShardRef, near: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> cells.Block:
-    """The wanted rows of a shard. near: (n, p) probes, rows: (n,) numbers, wanted: (n,) bool."""
+def blocks(of: Described, probes: int) -> Iterator[cells.Block]:
+    """All rows, shard by shard."""
+    for refs in zip(*of, strict=True):
+        yield block(*refs, probes, np.ones(len(refs[2]), dtype=bool))
+
+
+def block(ref: ShardRef, probes_ref: ShardRef, rows: np.ndarray, probes: int, wanted: np.ndarray) -> cells.Block:
+    """The wanted rows of a shard, (n,) bool, with so many probes."""
+    near = read_vectors(probes_ref, "probes")[:, :probes]
     return cells.Block(rows[wanted], read_vectors(ref)[wanted], near[wanted])

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lvd.infra.shards import ShardRef, read_table
-from lvd.tasks.sources import domain
+from lvd.tasks.source_rows import domain
 
 FETCHED = "fetched"
 KEYS = ["domain", "stage", "state", "reason"]

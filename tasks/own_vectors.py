@@ -22,7 +22,8 @@ from pydantic import BaseModel, Field
 from lvd.infra.errors import InputError
 from lvd.infra.object_store import errors_of
 from lvd.infra.runs import SortedRun, read_range
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.matched import Matched, retrieved, survivors
 

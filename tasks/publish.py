@@ -1,11 +1,13 @@
 """Publish: the selected images with their provenance, as one Hugging Face dataset.
 
-The second and last time that image bytes are written, and only those of the selected images.
-Cost at 1.4 × 10^8 selected images: reads the shards that hold one, writes 16 TB; the selection is made in one process
-that holds some 400 bytes for each.
+The second and last time that image bytes are written, and only those of the selected images: a shard lies where its
+content says, `published/{fingerprint}`, and all versions that hold the same rows share it.
+Cost at 1.4 × 10^8 selected images: reads the shards that hold one, writes 16 TB, or what of it no version has yet; the
+selection is made in one process that holds some 400 bytes for each, and names its shards' contents in 6 minutes.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -15,26 +17,22 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import (
-    ShardRef,
-    StageDir,
-    read_batches,
-    read_column,
-    read_table,
-    write_shard,
-)
+from lvd.infra.shards import ShardRef, StageDir, fingerprint, read_batches, read_column, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
+from lvd.tasks.algorithms.chunks import chunk_ends
+from lvd.tasks.algorithms.row_hash import row_hash
 from lvd.tasks.decode import MAX_PIXELS, read_header
 from lvd.tasks.encode import with_blurred
 from lvd.tasks.matched import Matched, retrieved, survivors
 
 SCHEMA = schemas.CURATED
-VERSION = 1
+VERSION = 3
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
     images: Literal["retrieved", "survivors"] = "retrieved"  # survivors: all that deduplication left, retrieved or not
-    rows_per_shard: int = Field(10_000, ge=1, le=1_000_000)
+    rows_per_shard: int = Field(10_000, ge=1, le=1_000_000)  # on average: shards are cut by content, at most 2 × it
     title: str | None = None  # of the dataset card; the recipe's name if left out
     license: str | None = None  # as the dataset card states it; the images keep the rights that they had
 
@@ -44,10 +42,13 @@ class Looked(BaseModel, frozen=True):
 
     images: list[ShardRef]
     content: list[ShardRef]
+    withdrawn: list[ShardRef] = []  # what of them was taken down, if anything was
 
-    def unseen(self) -> set[int]:
-        """Rows of images that could not be looked at."""
-        return {row for ref in self.content for row in read_table(ref, ["row"], kind="rejects")["row"].to_pylist()}
+    def left_out(self) -> set[int]:
+        """Rows of images that could not be looked at, or were taken down."""
+        unseen = (read_table(ref, ["row"], kind="rejects") for ref in self.content)
+        gone = (read_table(ref, ["row"]) for ref in self.withdrawn)
+        return {row for table in chain(unseen, gone) for row in table["row"].to_pylist()}
 
 
 class Blur(BaseModel, frozen=True):
@@ -60,12 +61,12 @@ class Blur(BaseModel, frozen=True):
 def included(parts: list[Looked]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(part, row, image id), (m,) each, of the included curated images, each content once, the first one staying.
 
-    An image in which faces were to be looked for and could not be is none of them.
+    An image in which faces were to be looked for and could not be is none of them, nor is one that was taken down.
     """
     part, row, ids = [], [], []
     for number, looked in enumerate(parts):
         found = read_column(looked.images, "image_id").to_numpy()
-        seen = np.setdiff1d(np.arange(len(found)), np.fromiter(looked.unseen(), dtype=np.int64))
+        seen = np.setdiff1d(np.arange(len(found)), np.fromiter(looked.left_out(), dtype=np.int64))
         part.append(np.full(len(seen), number))
         row.append(seen)
         ids.append(found[seen].astype("S32"))
@@ -95,7 +96,8 @@ def select(
     bounds = np.cumsum([0, *(sum(ref.rows for ref in shards) for shards in pool)])
     rows = of_pool["row"].to_numpy()
     place = np.searchsorted(bounds, rows, side="right") - 1
-    is_repeated = np.isin(of_pool["image_id"].to_numpy().astype("S32"), contents)
+    pool_ids = of_pool["image_id"].to_numpy().astype("S32")
+    is_repeated = np.isin(pool_ids, contents)
     roles = np.where(is_repeated, schemas.REPEATED, of_pool["role"].to_numpy())
     num = len(part)
     part = np.concatenate([part, len(curated) + place])
@@ -107,15 +109,41 @@ def select(
     others = of_pool.select(names).append_column("role", pa.array(roles, type=pa.string()))
     table = pa.concat_tables([own, others], promote_options="default")
     table = table.append_column("part", pa.array(part)).append_column("row", pa.array(row))
-    count = max(1, -(-len(table) // config.rows_per_shard))
-    for ref in target.planned(count):
-        begin = ref.index * config.rows_per_shard
-        some = slice(begin, min(begin + config.rows_per_shard, len(table)))
+    directories = [refs[0].directory for refs in (*(looked.images for looked in curated), *pool)]
+    ends = cuts(part, np.concatenate([contents, pool_ids]), config.rows_per_shard)
+    for ref, begin, end in zip(target.planned(len(ends)), [0, *ends[:-1]], ends, strict=True):
+        some = table.slice(begin, end - begin)
         with write_shard(ref, schemas.SELECTION, {"version": VERSION, **config.model_dump()}) as shard:
-            shard.keep_table(table.slice(begin, config.rows_per_shard))
-            places = np.column_stack([part[some], row[some]]).tolist()
+            shard.keep_table(some)
+            places = np.column_stack([part[begin:end], row[begin:end]]).tolist()
             shard.notes["places"] = [places[0], places[-1]] if places else []
-    return count
+            shard.notes |= content_of(some, directories)
+    return len(ends)
+
+
+def cuts(part: np.ndarray, image_ids: np.ndarray, rows_per_shard: int) -> list[int]:
+    """Where each shard of the selection ends, of which there is one at least.
+
+    After images whose ids are low once they are mixed, and where a partition ends: so a version with a few other images
+    has most of its shards in common with this one. image_ids: (n,) S32, in hex.
+    """
+    numbers = np.frombuffer(bytes.fromhex(image_ids.tobytes().decode()), dtype=">u8")[1::2].astype(np.uint64)
+    is_border = np.append(np.diff(part) != 0, True)[: len(part)]
+    return chunk_ends(row_hash(numbers, 0), is_border, rows_per_shard).tolist() or [0]
+
+
+def content_of(selection: pa.Table, directories: list[str]) -> dict[str, Any]:
+    """What of a shard of the selection is published: `parts`, and `digest` of their images and of the rows."""
+    table = published_rows(selection)
+    parts, part = np.unique(table["part"].to_numpy(), return_inverse=True)
+    images = [directories[number] for number in parts]
+    rows = table.select([f.name for f in schemas.SELECTION if f.name != "part"]).to_pydict()
+    return {"parts": parts.tolist(), "digest": fingerprint(images, part.tolist(), rows)}
+
+
+def published_rows(selection: pa.Table) -> pa.Table:
+    """The rows of the selection without those that are there for the ledger only."""
+    return selection.filter(pc.not_equal(selection["role"], schemas.REPEATED))
 
 
 def holding(selection: list[ShardRef], places: list[list[list[int]]], part: int, images: ShardRef) -> list[ShardRef]:
@@ -128,13 +156,15 @@ def holding(selection: list[ShardRef], places: list[list[list[int]]], part: int,
 
 
 @task(name="publish", persist_result=False, cache_policy=NO_CACHE)
-def publish_shard(selection: ShardRef, parts: list[Looked], target: ShardRef, blur: Blur | None = None) -> ShardRef:
+def publish_shard(
+    selection: ShardRef, parts: dict[int, Looked], target: ShardRef, blur: Blur | None = None
+) -> ShardRef:
     """The selected images of one shard with their bytes. Memory: one batch of images read, one written.
 
+    parts: the partitions that it takes images from, by their numbers.
     blur: null publishes the bytes as they are.
     """
-    table = read_table(selection)
-    table = table.filter(pc.not_equal(table["role"], schemas.REPEATED))
+    table = published_rows(read_table(selection))
     part, row = table["part"].to_numpy(), table["row"].to_numpy()
     with write_shard(target, SCHEMA, {"version": VERSION}) as shard:
         for index in np.unique(part).tolist():

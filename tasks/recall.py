@@ -38,23 +38,26 @@ class Recall(BaseModel, frozen=True):
 
 
 def certified(
-    query: np.ndarray, similarity: np.ndarray, rank: np.ndarray, num_queries: int, search: Search, *, seed: int
+    query: np.ndarray,
+    similarity: np.ndarray,
+    rank: np.ndarray,
+    num_queries: int,
+    search: Search,
+    *,
+    seed: int,
+    probes: int | None = None,
 ) -> Recall:
     """The probes that the first half of the queries asks for, and the recall of the other half with so many.
 
     Where that is below `min_recall`, there are more of them; at `max_probes` it is returned as it is.
+    probes: where they are chosen already, the recall with so many.
 
     query, similarity, rank: (m,) of every true pair: its query in [0, num_queries), in random order; its similarity;
     and with how many probes it is found, less one.
     """
     half = num_queries // 2
-    asks, tells = query < half, query >= half
-    steps = [p for p in STEPS if p < search.max_probes] + [search.max_probes]
-    enough = search.min_recall + (1 - search.min_recall) / 4  # so that the other half seldom falls below
-    step = next((i for i, p in enumerate(steps) if min(shares(query[asks], rank[asks] < p)) >= enough), len(steps) - 1)
-    while step < len(steps) - 1 and min(shares(query[tells], rank[tells] < steps[step])) < search.min_recall:
-        step += 1
-    probes = steps[step]
+    tells = query >= half
+    probes = probes or _chosen(query, rank, half, search)
     query, similarity, found = query[tells], similarity[tells], rank[tells] < probes
     of_pairs, of_images = shares(query, found)
     edge = np.floor(similarity / BAND + 1e-4) * BAND
@@ -68,6 +71,17 @@ def certified(
         queries=num_queries - half,
         pairs=len(query),
     )
+
+
+def _chosen(query: np.ndarray, rank: np.ndarray, half: int, search: Search) -> int:
+    """The probes with which the queries below `half` find enough, or more if the others then do not."""
+    asks, tells = query < half, query >= half
+    steps = [p for p in STEPS if p < search.max_probes] + [search.max_probes]
+    enough = search.min_recall + (1 - search.min_recall) / 4  # so that the other half seldom falls below
+    step = next((i for i, p in enumerate(steps) if min(shares(query[asks], rank[asks] < p)) >= enough), len(steps) - 1)
+    while step < len(steps) - 1 and min(shares(query[tells], rank[tells] < steps[step])) < search.min_recall:
+        step += 1
+    return steps[step]
 
 
 def by_query(query: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

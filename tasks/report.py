@@ -4,104 +4,25 @@ Everything in it that comes from the web (keys, texts, errors) is hostile input:
 """
 
 import re
-from collections import Counter
-from http import HTTPStatus
-from importlib.resources import files
-from typing import Any, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from pydantic import BaseModel
 
+from lvd.tasks import page_data
 from lvd.tasks.algorithms.evenness import imbalance
-from lvd.tasks.charts import Chart
+from lvd.tasks.charts import Chart, Paired
+from lvd.tasks.cluster_map import ClusterMap
 from lvd.tasks.contact_sheets import At, Groups, Sheet, Shown, Thumbnail
-from lvd.tasks.containers import Reason as DecodeReason
+from lvd.tasks.dress import environment
+from lvd.tasks.funnel import Loss, Step
+from lvd.tasks.ledger_sample import Entry, LedgerSample
+from lvd.tasks.meanings import meaning
+from lvd.tasks.reached import Reached
 from lvd.tasks.recall import Recall
-from lvd.tasks.tallies import Ending
+from lvd.tasks.wording import count
 
-REFERENCE_REASONS = ("benchmark_copy", "curated_copy")
 SIZE_BINS = (("2", 2, 3), ("3", 3, 4), ("4 to 9", 4, 10), ("10 to 99", 10, 100), ("100 and more", 100, np.inf))
-MEANINGS = {
-    "invalid_url": "not an address that may be fetched",
-    "duplicate_url": "an earlier row names the same address",
-    "domain_full": "the domain has as many addresses as the recipe allows",
-    "extension": "the name ends in none of the wanted extensions",
-    "blocked_extension": "the name ends as no picture of ours does",
-    "blocked_domain": "on a list of blocked domains",
-    "blocked_url": "on a list of blocked addresses",
-    "unsafe_word": "a word of the address is on a list of unsafe words",
-    "domain_not_allowed": "on no list of allowed domains",
-    "page_opted_out": "the page says that its images are not to be used",
-    "unreadable_archive": "the archive could not be read from here on",
-    "unreadable_record": "a record of the archive could not be read",
-    "fetched": "an image came",
-    "opted_out": "the server says that the image is not to be used",
-    "robots_txt": "robots.txt disallows it",
-    "blocked_address": "leads to an address that is not public",
-    "no_such_host": "the name does not resolve",
-    "dead_host": "the host had not answered several times before",
-    "retry_later": "the host asked for a longer pause than allowed",
-    "tls_failed": "no secure connection: the certificate or the handshake",
-    "bad_response": "no answer that HTTP knows",
-    "wrong_digest": "other bytes than the list says lie there now",
-    "connection_failed": "no connection to the server",
-    "timeout": "no whole answer within the time limit",
-    "incomplete_body": "the answer broke off",
-    "empty_body": "an answer without a byte",
-    "too_large": "more bytes than allowed",
-    "too_many_redirects": "redirected on and on",
-    "unreadable": "the file could not be read",
-    "not_an_image": "the bytes are of no image format",
-    "truncated": "the file ends before the picture does",
-    "undecodable": "the decoder gave up",
-    "too_many_pixels": "larger than may be decoded",
-    "too_small": "the short edge is below the limit; value: pixels",
-    "aspect_ratio": "too long or too tall; value: long edge ÷ short edge",
-    "format": "a format that the recipe leaves out",
-    "too_many_frames": "more frames than may be counted",
-    "nsfw": "the classifier finds it unsafe; value: probability",
-    "animated": "more than one frame; value: frames",
-    "near_empty": "hardly any contrast; value: contrast or entropy",
-    "blurred": "sharpness below the limit",
-    "too_dark": "mean luminance below the limit",
-    "too_bright": "mean luminance above the limit",
-    "exact_duplicate": "the same bytes as another image",
-    "near_duplicate": "PCA hash and thumbnail almost those of another image",
-    "copy": "descriptor joins it to another image (self-deduplication)",
-    "benchmark_copy": "copies an image of a benchmark (relative deduplication)",
-    "curated_copy": "copies a curated image (relative deduplication)",
-    "not_finite": "the model gave no finite vector",
-    "semantic_duplicate": "means the same as another image of its cluster; value: similarity",
-    "not_retrieved": "unlike the curated images: nothing is wrong with it",
-}
-
-
-class Step(BaseModel, frozen=True):
-    """One stage of the funnel: the images that are left, and what was lost since the step before."""
-
-    label: str
-    count: int
-    before: int
-    lost: dict[str, int] = {}  # reason → images
-    gained: int = 0  # images that join here
-
-
-class Loss(BaseModel, frozen=True):
-    """Candidates that ended for one reason."""
-
-    stage: str
-    state: str
-    reason: str
-    count: int
-
-    @property
-    def meaning(self) -> str:
-        if self.reason.startswith("http_") and self.reason[5:].isdigit():
-            known = {status.value: status.phrase for status in HTTPStatus}
-            return f"the server answered {known.get(int(self.reason[5:]), 'so')}".lower()
-        return MEANINGS.get(self.reason, "")
 
 
 class Example(BaseModel, frozen=True):
@@ -146,6 +67,7 @@ class Collection(BaseModel, frozen=True):
     listed: int
     fetched: int
     kept: int | None = None  # None if it is not published
+    domains: int | None = None  # of what is published of it, up to tallies.MAX_DOMAINS; None if it is not published
     dropped_for_it: int | None = None  # pool images that went because they copy an image of it; None if not compared
 
 
@@ -157,6 +79,24 @@ class Retrieval(BaseModel, frozen=True):
     settings: dict[str, Any]
     chart: Chart
     sheet: Sheet
+
+
+class PatchPicture(BaseModel, frozen=True):
+    """A published image as the model was given it, and its patches in colours; both as `data:` URLs."""
+
+    image_id: str
+    key: str
+    grid: str  # how many patches
+    seen: str
+    colours: str
+
+
+class Patches(BaseModel, frozen=True):
+    """What the embedding model sees."""
+
+    model: str
+    pictures: tuple[PatchPicture, ...] = ()
+    missing: str = ""  # why there are none
 
 
 class GroupSizes(BaseModel, frozen=True):
@@ -200,6 +140,16 @@ class Components(BaseModel, frozen=True):
     chained: int  # components with an image that is less like its representative than the threshold
 
 
+class Page(NamedTuple):
+    """What the report says of one curated collection, or of the balanced selection."""
+
+    name: str
+    place: str  # in the page
+    retrieval: Retrieval | None
+    collection: Collection | None
+    reached: Reached | None
+
+
 class Report(BaseModel, frozen=True):
     """Everything that the page shows. Pictures lie apart, by the place of their image, so that each is there once."""
 
@@ -238,7 +188,14 @@ class Report(BaseModel, frozen=True):
     timings: tuple[Timing, ...]
     versions: dict[str, str]
     recipe: str  # YAML
+    lost: dict[str, tuple[Shown, ...]] = {}  # reason → a few of what was dropped for it
+    ledger: LedgerSample = LedgerSample()
     pictures: dict[At, Thumbnail] = {}
+    reached: dict[str, Reached] = {}  # selection → where its images come from
+    cluster_map: ClusterMap | None = None
+    domain_shares: tuple[Breakdown, ...] = ()
+    shifts: tuple[Paired, ...] = ()  # distributions before and after
+    patches: Patches | None = None  # None if the embedding model has none
 
     @property
     def candidates(self) -> int:
@@ -250,49 +207,25 @@ class Report(BaseModel, frozen=True):
             *(self.sample, self.screened, self.not_retrieved, self.clusters, *self.duplicates, *self.decontamination),
             *(retrieval.sheet for retrieval in self.retrievals),
         ]
-        return [shown for sheet in sheets for shown in sheet.shown() if shown.at]
+        both = (
+            *(shown for sheet in sheets for shown in sheet.shown()),
+            *(one for some in self.lost.values() for one in some),
+        )
+        return [shown for shown in both if shown.at]
 
+    def curated(self, name: str) -> Collection | None:
+        """The curated collection of that name."""
+        return next((one for one in self.collections if (one.role, one.name) == ("curated", name)), None)
 
-def funnel(counts: Counter[Ending]) -> tuple[Step, ...]:
-    """From the pool's candidates to the retrieved images, then to what is published with the included curated ones."""
-    left = Counter({ending[1:]: count for ending, count in counts.items() if ending[0] == "pool"})
-    steps = [Step(label="candidates", count=left.total(), before=left.total())]
-
-    def step(label: str, ends: Any) -> None:
-        lost: Counter[str] = Counter()
-        for stage, state, reason in [e for e in left if e[1] != "kept" and ends(*e)]:
-            lost[reason] += left.pop((stage, state, reason))
-        ordered = dict(sorted(lost.items(), key=lambda pair: (-pair[1], pair[0])))
-        steps.append(Step(label=label, count=left.total(), before=steps[-1].count, lost=ordered))
-
-    undecodable = get_args(DecodeReason)
-    step("valid, each once", lambda stage, state, reason: stage == "crawl")
-    step("fetched", lambda stage, state, reason: stage == "download" and reason not in undecodable)
-    step("decodable", lambda stage, state, reason: stage == "download" or (stage == "screen" and state == "failed"))
-    step("within the screening rules", lambda stage, state, reason: stage == "screen")
-    step("unique by fingerprint", lambda stage, state, reason: stage == "fingerprint")
-    step("after self-deduplication", lambda stage, state, reason: stage == "copies" and reason not in REFERENCE_REASONS)
-    step("after decontamination", lambda stage, state, reason: stage == "copies")
-    step("embedded", lambda stage, state, reason: stage == "embed")
-    if any(stage == "cluster" for stage, _, _ in left):
-        step("without semantic duplicates", lambda stage, state, reason: stage == "cluster")
-    chosen = "retrieved or left" if any(reason == "survivor" for _, _, reason in left) else "retrieved"
-    step(chosen, lambda stage, state, reason: True)
-    curated = sum(n for (role, _, state, _), n in counts.items() if role == "curated" and state == "kept")
-    retrieved = steps[-1].count
-    return (*steps, Step(label="published", count=retrieved + curated, before=retrieved, gained=curated))
-
-
-def losses(counts: Counter[Ending]) -> tuple[Loss, ...]:
-    """What ended for each reason, stage by stage, the most frequent first."""
-    order = ("crawl", "download", "screen", "fingerprint", "copies", "embed", "cluster", "retrieve", "publish")
-    summed: Counter[tuple[str, str, str]] = Counter()
-    for (_, stage, state, reason), count in counts.items():
-        if state != "kept":
-            summed[stage, state, reason] += count
-    found = [Loss(stage=s, state=state, reason=reason, count=n) for (s, state, reason), n in summed.items()]
-    place = {stage: index for index, stage in enumerate(order)}
-    return tuple(sorted(found, key=lambda loss: (place.get(loss.stage, len(order)), -loss.count, loss.reason)))
+    def pages(self) -> list[Page]:
+        """A page for every selection, and for every curated collection that retrieves nothing."""
+        selected = {one.name: one for one in self.retrievals}
+        names = [*selected, *(c.name for c in self.collections if c.role == "curated" and c.name not in selected)]
+        places = {}  # place → name; names that differ in what no address can hold get a number
+        for name in names:
+            place = place_of(name)
+            places[place if place not in places else f"{place}-{len(places)}"] = name
+        return [Page(n, place, selected.get(n), self.curated(n), self.reached.get(n)) for place, n in places.items()]
 
 
 def group_sizes(groups: Groups) -> tuple[GroupSizes, ...]:
@@ -325,79 +258,27 @@ def cluster_figures(sizes: np.ndarray, iterations: list[dict[str, Any]]) -> dict
     }
 
 
-def share(part: float, whole: float) -> str:
-    """A percentage with as many digits as it needs: 31%, 4.2%, 0.03%."""
-    if not whole:
-        return "–"
-    percent = 100 * part / whole
-    if percent == 0 or percent >= 99.95:
-        return f"{percent:.0f}%"
-    return f"{percent:.1f}%" if percent >= 0.1 else f"{percent:.2g}%"
-
-
-def count(number: float) -> str:
-    """An integer with thousands separators."""
-    return f"{number:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
-
-
-def size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} GB"
-
-
-def gpu_hours(seconds: float) -> str:
-    """Hours of a GPU with as many digits as they need; a dash for none."""
-    if not seconds:
-        return "–"
-    hours = seconds / 3600
-    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2g}"
-
-
-def tail(text: str, length: int = 46) -> str:
-    """The end of a key, which says more than its beginning."""
-    return text if len(text) <= length else "…" + text[1 - length :]
-
-
-def short(key: str, length: int = 36) -> Markup:
-    """A key as it stands below a picture: its last parts that fit, broken after slashes only where that is enough."""
-    text = key.rpartition("://")[2]
-    while len(text) > length and "/" in text.lstrip("…/"):
-        text = "…/" + text.lstrip("…/").partition("/")[2]
-    return Markup("<wbr>").join(re.split(r"(?<=/)", tail(text, length)))
-
-
-def without_credentials(text: str) -> str:
-    """The text with user names and passwords taken out of its URLs."""
-    return re.sub(r"(?<=://)[^/\s@?#]+@", "", text)
+def place_of(name: str) -> str:
+    """Where a collection is in the page: what `#collection-NAME` names."""
+    return "collection-" + re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def render(report: Report) -> str:
-    """The page: one HTML file, pictures as `data:` URLs, no script."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "duration": duration, "size": size, "tail": tail, "short": short}
-    environment.filters |= {"clean": without_credentials, "gpu_hours": gpu_hours}
-    environment.globals["share"] = share
-    template = environment.from_string(files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8"))
-    return template.render(report=report)
+    """The page: one HTML file, pictures as `data:` URLs, one script that nothing depends on."""
+    script, dots = page_data.scripts(), report.cluster_map
+    ledger = ([one.image_id, one.key, *_ending(one)] for one in report.ledger.entries)
+    data = {"ledger": ledger, "map": dots.lines() if dots else (), "names": [list(dots.names)] if dots else ()}
+    return (
+        environment(meaning=meaning)
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            script=script,
+            script_digest=page_data.digest(script),
+            data={name: page_data.rows(lines) for name, lines in data.items()},
+        )
+    )
 
 
-def dressed(name: str, **values: Any) -> str:
-    """Another page in the dress of the report: one HTML file, no script.
-
-    name: of its template beside the report's, which is given the style and these values.
-    """
-    dress = files("lvd.tasks").joinpath("report.html.jinja").read_text("utf-8")
-    style = dress.partition("<style>")[2].partition("</style>")[0]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "clean": without_credentials}
-    template = environment.from_string(files("lvd.tasks").joinpath(name).read_text("utf-8"))
-    return template.render(style=style, **values)
+def _ending(entry: Entry) -> list[Any]:
+    return [entry.state, entry.stage, entry.reason, entry.score, entry.because_of, entry.role]

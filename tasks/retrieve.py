@@ -15,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field, model_validator
 
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table, with_large_texts, write_shard
+from lvd.infra.shards import ShardRef, StageDir, gather_rows, read_table, with_large_texts
+from lvd.infra.writing import write_shard
 from lvd.tasks import cluster_shares, schemas
 from lvd.tasks.algorithms import mixture
 from lvd.tasks.algorithms.firsts import places_in_order

@@ -16,6 +16,10 @@ MANIFEST = pa.schema(
         ("domain", pa.string()),
         ("discovered_at", pa.timestamp("us", tz="UTC")),
         ("label", pa.string()),  # the class, where the source names one (a folder, a label column)
+        (
+            "license",
+            pa.string(),
+        ),  # as found: what a column, the sample, the page or the source states; nobody checked it
         ("digest", pa.string()),  # "sha256:…" or "md5:…" that the bytes must have, where the source tells one
         # where the bytes are, for sources that are not fetched: file, tar member, dataset row
         ("location", pa.string()),
@@ -25,6 +29,7 @@ MANIFEST = pa.schema(
 LINKS = pa.schema(
     [
         *(MANIFEST.field(name) for name in ("key", "url", "page_url", "alt", "source", "domain", "discovered_at")),
+        MANIFEST.field("license"),
         MANIFEST.field("digest"),
         ("robots", pa.list_(pa.string())),  # what the page says to robots: X-Robots-Tag, <meta name="robots">
     ]
@@ -54,6 +59,7 @@ IMAGES = pa.schema(
         ("source", pa.string()),
         ("domain", pa.string()),
         ("label", pa.string()),
+        ("license", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("frames", pa.int32()),
@@ -119,6 +125,22 @@ DECONTAMINATED = pa.schema(
     ]
 )
 
+MARKS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("kind", pa.string()),  # why a takedown means it: asked, found or domain
+    ]
+)
+
+WITHDRAWN = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("because_of", pa.string()),  # the forgotten image that it is a copy of; null if it was asked for itself
+    ]
+)
+
 CENTROIDS_FIELDS = (("cluster_id", pa.int32()), ("size", pa.int64()))
 
 CELLS = pa.schema(
@@ -174,6 +196,7 @@ CURATED = pa.schema(
         ("similarity", pa.float32()),
         ("cluster_id", pa.int32()),
         ("label", pa.string()),
+        ("license", pa.string()),  # as found
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("faces_blurred", pa.int32()),  # null if no faces were looked for; `image_id` is that of the image as fetched

@@ -12,7 +12,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_batches, read_column, write_shard
+from lvd.infra.shards import ShardRef, StageDir, pool_rows, read_batches, read_column
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.decode import DecodeError, decode_rgb, read_header
 from lvd.tasks.fates import Decision, Fates

@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field
 
 from lvd.infra.runs import SortedRun, read_range
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks.algorithms.semantic_duplicates import duplicates_within
 from lvd.tasks.lists import held_cells
 from lvd.tasks.models.engine import read_vectors

@@ -20,7 +20,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from lvd.infra.runs import SortedRun
-from lvd.infra.shards import ShardRef, read_table, write_shard
+from lvd.infra.shards import ShardRef, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.algorithms import allocation
 from lvd.tasks.algorithms.firsts import places_in_order

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from lvd.infra.shards import ShardRef, read_batches, read_table
 from lvd.tasks.contact_sheets import Reservoir
+from lvd.tasks.ledger_sample import COLUMNS, Sampler
 
 Ending = tuple[str, str, str, str]  # role, stage, state, reason of a candidate
 MAX_DOMAINS = 100_000  # that are counted; of more, the rarest are let go
@@ -19,12 +20,15 @@ SIMILARITY_EDGES = np.linspace(-1, 1, 81)
 FACTS = ["image_id", "width", "height", "format", "num_bytes", "domain"]
 
 
-def endings(ledger: list[ShardRef]) -> Counter[Ending]:
-    """How many candidates ended in each way."""
+def endings(ledger: list[ShardRef], sampler: Sampler | None = None) -> Counter[Ending]:
+    """How many candidates ended in each way. sampler: is shown every row."""
     counts: Counter[Ending] = Counter()
     names = ["role", "stage", "state", "reason"]
     for ref in ledger:
-        for row in read_table(ref, names).group_by(names).aggregate([([], "count_all")]).to_pylist():
+        table = read_table(ref, COLUMNS if sampler else names)
+        if sampler:
+            sampler.offer(table)
+        for row in table.group_by(names).aggregate([([], "count_all")]).to_pylist():
             counts[tuple(row[name] or "" for name in names)] += row["count_all"]
     return counts
 
@@ -52,12 +56,15 @@ class Profile:
     def __init__(self) -> None:
         self.fetched = {name: Counter() for name in ("format", "short_edge", "domain")}
         self.kept = {name: Counter() for name in self.fetched}
+        self.with_domain = {"fetched": 0, "kept": 0}  # images, also of the domains that are let go
         self.bytes_fetched = self.bytes_kept = 0
 
     def add(self, table: pa.Table, *, is_pool: bool) -> None:
         """table: as `with_fates` gives it. Curated images count as published only: they were no choice of the chain."""
         kept = table.filter(pc.equal(table["state"], "kept"))
-        for counters, part in ((self.fetched, table if is_pool else table.slice(0, 0)), (self.kept, kept)):
+        fetched = table if is_pool else table.slice(0, 0)
+        for side, counters, part in (("fetched", self.fetched, fetched), ("kept", self.kept, kept)):
+            self.with_domain[side] += len(part) - part["domain"].null_count
             short = pc.min_element_wise(part["width"], part["height"]).to_numpy()
             counters["short_edge"].update(np.searchsorted(SHORT_EDGES_PX, short, side="right").tolist())
             for name in ("format", "domain"):
@@ -76,6 +83,12 @@ def value_counts(column: pa.ChunkedArray) -> dict[str, int]:
 def most_common(counts: Counter[str], limit: int = MAX_DOMAINS) -> Counter[str]:
     """The counts, cut to the `limit` largest once there are twice as many."""
     return counts if len(counts) <= 2 * limit else Counter(dict(counts.most_common(limit)))
+
+
+def add_domains(domains: set[str], table: pa.Table) -> None:
+    """Adds the domains of the published images, up to MAX_DOMAINS. table: as `with_fates` gives it."""
+    kept = pc.unique(table.filter(pc.equal(table["state"], "kept"))["domain"]).drop_null()
+    domains.update(kept.slice(0, max(0, MAX_DOMAINS - len(domains))).to_pylist())
 
 
 def faces_blurred(dataset: list[ShardRef]) -> int:
@@ -111,6 +124,15 @@ def published_counts(dataset: list[ShardRef]) -> tuple[Counter[str], Counter[str
             roles.update(value_counts(pa.chunked_array([batch["role"]])))
             collections.update(value_counts(pa.chunked_array([pc.list_flatten(batch["retrieved_for"])])))
     return roles, collections
+
+
+def licenses(dataset: list[ShardRef]) -> Counter[str]:
+    """Published images by their licence as found; under "" those that state none."""
+    counts: Counter[str] = Counter()
+    for ref in dataset:
+        counts.update(value_counts(pc.fill_null(read_table(ref, ["license"])["license"], "")))
+        counts = most_common(counts)
+    return counts
 
 
 def match_overview(matches: list[ShardRef], count: int) -> tuple[np.ndarray, list[str]]:
@@ -154,16 +176,6 @@ def matches_of(matches: list[ShardRef], query_ids: list[str], count: int) -> dic
                 sizes[query_id] += size
     rows = {query_id: first[query_id].to_pylist() for query_id in query_ids if query_id in first}
     return {q: {"size": sizes[q], "cluster_id": found[0]["cluster_id"], "rows": found} for q, found in rows.items()}
-
-
-def overlaps(matches: dict[str, list[ShardRef]]) -> dict[str, dict[str, int]]:
-    """Selection → selection → images that are in both; in itself, all of its own. Memory: 8 bytes a match."""
-    none = np.zeros(0, dtype=np.int64)
-    rows = {
-        name: np.unique(np.concatenate([none, *(read_table(ref, ["row"])["row"].to_numpy() for ref in refs)]))
-        for name, refs in matches.items()
-    }
-    return {a: {b: len(np.intersect1d(rows[a], rows[b], assume_unique=True)) for b in rows} for a in rows}
 
 
 def spread_clusters(sizes: np.ndarray, count: int) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lvd.tasks.card import plain, table
-from lvd.tasks.report import share
+from lvd.tasks.wording import share
 
 
 class Facts(BaseModel, frozen=True):
@@ -16,7 +16,7 @@ class Facts(BaseModel, frozen=True):
     images: int
     clusters: dict[str, Any]  # the notes of the centroids
     retrievals: dict[str, dict[str, Any]]  # collection → the notes of its matches
-    overlaps: dict[str, dict[str, int]]  # as `tallies.overlaps`
+    overlaps: dict[str, dict[str, int]]  # as `reached.overlaps`
 
 
 def render(facts: Facts) -> str:

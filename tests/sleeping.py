@@ -8,7 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from lvd.infra.errors import RetryableError
-from lvd.infra.shards import ShardRef, write_shard
+from lvd.infra.shards import ShardRef
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 
 

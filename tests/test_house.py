@@ -184,7 +184,7 @@ def test_a_wheel_holds_every_file_and_installs_one_name(tracked: list[Path], tmp
     expected = {
         f"lvd/{path}"
         for path in inside
-        if (path.parts[0] in ("flows", "tasks") and path.suffix in (".py", ".yaml", ".jinja"))
+        if (path.parts[0] in ("flows", "tasks") and path.suffix in (".py", ".yaml", ".jinja", ".js", ".css"))
         or (path.suffix == ".py" and path.parent in (Path("infra"), Path("tests")))
     }
     assert names == expected

@@ -95,6 +95,38 @@ def representatives(labels: np.ndarray, area: np.ndarray, num_bytes: np.ndarray,
     return rows
 
 
+def eldest(
+    pairs: np.ndarray, age: np.ndarray, area: np.ndarray, num_bytes: np.ndarray, image_id: np.ndarray
+) -> np.ndarray:
+    """The row that stands for each row if none that came later may change that: (n,) int64.
+
+    Of the component that a row has among all that had come with it or before: the earliest rows', of these the one of
+    `representatives`. So two rows that only a later one joins both stay, and that one has the earlier of them.
+
+    pairs: (m, 2) int64 rows, in any order. age: (n,) integers, the lower the earlier. The others as in
+    `representatives`. 100 bytes for each row that has a pair, 40 for each pair.
+    """
+    nodes, ends = np.unique(pairs, return_inverse=True)
+    rank = np.unique(image_id[nodes], return_inverse=True)[1]
+    order = np.lexsort((rank, -num_bytes[nodes], -area[nodes], age[nodes]))
+    place = np.empty(len(nodes), dtype=np.int64)
+    place[order] = np.arange(len(nodes))
+    ends, nodes, chosen = place[ends].reshape(pairs.shape), nodes[order], np.arange(len(age))
+    parent, join, came = _forest(len(nodes)), _kernels().join, age[nodes]
+    since = came[ends].max(axis=1, initial=0)
+    by_age = np.argsort(since, kind="stable")
+    for part in np.split(by_age, np.flatnonzero(np.diff(since[by_age])) + 1):
+        for block in _blocks(ends[part]):
+            join(parent, block)
+        new = np.unique(ends[part])
+        new = new[came[new] == since[part[:1]]]
+        root = parent[new]
+        while (root != parent[root]).any():
+            root = parent[root]
+        chosen[nodes[new]] = nodes[root]
+    return chosen
+
+
 def first_seen(labels: np.ndarray) -> np.ndarray:
     """The smallest row of each row's component: (n,) int64. labels: (n,) integers."""
     first, inverse = np.unique(labels, return_index=True, return_inverse=True)[1:]

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from lvd.infra.errors import ShardError
 from lvd.infra.metering import metered
-from lvd.infra.shards import Shard, ShardRef, StageDir, read_batches, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_batches, read_table
+from lvd.infra.writing import Shard, write_shard
 from lvd.tasks import models, schemas
 from lvd.tasks.containers import DecodeError
 from lvd.tasks.decode import decode_rgb

@@ -115,15 +115,21 @@ class Features:
     def _features(self, pixels: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        values = (pixels.to(torch.float32) - self._mean) / self._std
-        # One memory layout on the processor: torch has other kernels there, which give other last bits.
-        layout = torch.channels_last if self.is_asynchronous else torch.contiguous_format
-        values = values.to(torch.float32 if self._is_cast else self._dtype, memory_format=layout)
+        values = self._values(pixels)
         with torch.autocast(values.device.type, dtype=self._dtype, enabled=self._is_cast and self._is_reduced):
             features = self._module(values)
         if not isinstance(features, torch.Tensor):
             raise TypeError(f"the module gives {type(features).__name__}, not one tensor")
         return features.float().flatten(1)
+
+    def _values(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """What the module takes: normalised, in its type and the layout of its device."""
+        import torch
+
+        values = (pixels.to(torch.float32) - self._mean) / self._std
+        # One memory layout on the processor: torch has other kernels there, which give other last bits.
+        layout = torch.channels_last if self.is_asynchronous else torch.contiguous_format
+        return values.to(torch.float32 if self._is_cast else self._dtype, memory_format=layout)
 
     @property
     def _is_reduced(self) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 HUB_PREFIXES = ("hf_hub:", "hf-hub:", "local-dir:")
+TRANSFORMERS = {"vision_transformer", "deit", "eva", "beit"}  # timm's files with models that keep a feature per patch
 NO_WEIGHTS = "name one with a pretrained tag (a filter after 'lvd models' lists them) or give path"
 
 
@@ -50,6 +51,32 @@ class TimmModel(Features):
     def preprocess(self, image: "Image.Image") -> np.ndarray:
         """(3, h, w) uint8, resized and cropped as the weights were trained with."""
         return self.transform(image).numpy()
+
+    def patch_features(self, batch: np.ndarray) -> np.ndarray | None:
+        """(b, h, w, c) float32: the features of every patch of (b, 3, height, width) uint8, without class and register
+        tokens; None if the model does not look at patches, as convolutional ones do not."""
+        import torch
+
+        prefix, patches = (getattr(self._module, name, None) for name in ("num_prefix_tokens", "patch_embed"))
+        if prefix is None or patches is None:
+            return None
+        with torch.inference_mode():
+            values = self._values(torch.from_numpy(np.require(batch, requirements="W")).to(self.placement.device))
+            tokens = self._module.forward_features(values)
+        height, width = (edge // size for edge, size in zip(batch.shape[2:], patches.patch_size, strict=True))
+        if tokens.ndim != 3 or tokens.shape[1] - prefix != height * width:
+            return None
+        return tokens[:, prefix:].float().cpu().numpy().reshape(len(batch), height, width, -1)
+
+
+def may_look_at_patches(spec: ModelSpec) -> bool:
+    """Whether the model can be a vision transformer of timm, as far as its name tells; nothing is loaded."""
+    if ":" in spec.model:
+        return spec.model.startswith(HUB_PREFIXES)
+    import timm
+
+    name = spec.model.partition(".")[0]
+    return timm.is_model(name) and timm.models.is_model_in_modules(name, TRANSFORMERS)
 
 
 def pretrained_names() -> list[tuple[str, str]]:

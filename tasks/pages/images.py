@@ -106,6 +106,7 @@ class PageImage(NamedTuple):
 class ParsedPage(NamedTuple):
     images: list[PageImage]  # in document order, repeats too
     robots: list[str]  # the contents of <meta name="robots">, in order
+    license: str | None  # where the first link with rel="license" leads, <a> or <link>
 
 
 def parsed(html: bytes, page_url: str, *, charset: str | None = None) -> ParsedPage:
@@ -131,7 +132,12 @@ def parsed(html: bytes, page_url: str, *, charset: str | None = None) -> ParsedP
         if url:
             images.append(PageImage(url, " ".join(img.get("alt", "").split()) or None))
     metas = document.query_selector_all('meta[name="robots" i]').values()
-    return ParsedPage(images, [content for meta in metas if (content := meta.get_attribute("content"))])
+    licenses = document.query_selector_all('[rel~="license" i][href]').values()
+    return ParsedPage(
+        images,
+        [content for meta in metas if (content := meta.get_attribute("content"))],
+        absolute_url(licenses[0].get_attribute("href"), base_url, encoding=codec) if licenses else None,
+    )
 
 
 def _attributes(element: Any, wanted: frozenset[str]) -> dict[str, str]:

@@ -137,3 +137,27 @@ def test_a_root_without_a_run_is_named(args, tmp_path, monkeypatch, capsys) -> N
     assert code == 2
     assert str(tmp_path) in err
     assert "lvd run RECIPE" in err
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        Path("/dev/full").write_bytes(b"one byte too many")
+
+    monkeypatch.setattr(cli, "command_line", lambda: full)
+    code, _, err = lvd(monkeypatch, capsys)
+    assert code == 2 and err.startswith("lvd: the disk must have room ([Errno 28]") and err.count("\n") == 1
+
+
+def test_the_help_lists_every_command_in_its_group(monkeypatch, capsys) -> None:
+    code, out, _ = lvd(monkeypatch, capsys, "--help")
+    assert code == 0
+    places = [out.index(f" {group} ") for group in cli.GROUPS]
+    assert places == sorted(places)
+    for module, start, end in zip(cli.GROUPS.values(), places, [*places[1:], len(out)], strict=True):
+        functions = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+        written = {value.__name__ for value in functions if "root" in value.__annotations__ or value.__doc__}
+        listed = {command.__name__ for command in module.COMMANDS}
+        assert written - listed <= {"run_recipe", "studies", "study_copies", "study_clusters"}, "a command left out"
+        assert all(f"│ {name} " in out[start:end] for name in listed)
+    for command in ("copies", "clusters"):
+        assert lvd(monkeypatch, capsys, "study", command, "--help")[0] == 0

@@ -14,9 +14,11 @@ from lvd.flows.evaluation_summary import Summary
 from lvd.flows.labelled_folders import SIDES, folder_images
 from lvd.flows.recipe import parse
 from lvd.flows.references import halves_of
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import models, schemas
 from lvd.tests.drawing import CLASSES, draw
 from lvd.tests.running import Curated, lvd

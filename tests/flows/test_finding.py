@@ -10,7 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from lvd.flows.finding import Finding, find, two_decimals
+from lvd.flows.finding import find
+from lvd.flows.found import Finding
+from lvd.flows.verdict import two_decimals
 from lvd.infra.errors import InputError
 from lvd.infra.shards import StageDir, read_table
 from lvd.tasks import models

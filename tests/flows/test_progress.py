@@ -20,8 +20,9 @@ from lvd.flows.group import Outcome
 from lvd.flows.progress import Drawn, Logged, Reported, Tally, Watched, about
 from lvd.flows.recipe import parse
 from lvd.flows.run import Run
-from lvd.infra.shards import commit, write_shard
-from lvd.tasks import report
+from lvd.infra.committing import commit
+from lvd.infra.writing import write_shard
+from lvd.tasks import wording
 
 
 class Clock:
@@ -282,4 +283,4 @@ def test_the_report_says_what_a_stage_cost(embedded: tuple[Run, str]) -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "–"), (3.6, "0.001"), (5400, "1.5"), (3.6e6, "1,000.0")])
 def test_gpu_hours(seconds: float, text: str) -> None:
-    assert report.gpu_hours(seconds) == text
+    assert wording.gpu_hours(seconds) == text

@@ -1,6 +1,7 @@
 """The report and the card of a small root that is written by hand: every number is the ledger's."""
 
 import io
+import json
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lvd.flows import patches, sheets
 from lvd.flows.accounts import timings
-from lvd.flows.collected import Cells, Gathered, Matches, Part, Sources
+from lvd.flows.collected import Cells, Embedded, Gathered, Matches, Part, Sources
 from lvd.flows.recipe import parse
 from lvd.flows.report import write_report
 from lvd.flows.run import Run
 from lvd.flows.versions import Published
-from lvd.infra.shards import StageDir, commit, write_shard
-from lvd.tasks import ledger, schemas
+from lvd.infra.committing import commit
+from lvd.infra.series import Series
+from lvd.infra.shards import StageDir
+from lvd.infra.writing import write_shard
+from lvd.tasks import cluster_map, ledger, ledger_sample, schemas
+from lvd.tasks.contact_sheets import MAX_PICTURE_BYTES
 from lvd.tasks.recall import Recall
 from lvd.tasks.sources import Images, Partition
 
@@ -107,7 +113,16 @@ def image(name: str, number: int, key: str | None = None, data: bytes | None = N
 
 def recipe_of(root: str, names: list[str]) -> Any:
     curated = [{"name": name, "kind": "images", "path": "/data", "retrieve": POLICY} for name in names]
-    return parse({"name": "test", "root": root, "pool": [{"kind": "images", "path": "/data"}], "curated": curated})
+    embed = {"model": "builtin:color_texture"}
+    return parse(
+        {
+            "name": "test",
+            "root": root,
+            "embed": embed,
+            "pool": [{"kind": "images", "path": "/data"}],
+            "curated": curated,
+        }
+    )
 
 
 def arguments(root: str) -> tuple[Any, ...]:
@@ -155,7 +170,10 @@ def arguments(root: str) -> tuple[Any, ...]:
     )
     survivors = at.write("copies", "f", schemas.FATES, fates, notes=notes)
     lost = [{"key": "pool/11", "row": 11, "reason": "not_finite", "image_id": "pool-11"}]
-    vectors = at.write("embed", "v", schemas.vectors(2), [[], []], rejects=lost)
+    embedded = [
+        [{"row": r, "image_id": f"pool-{r}", "vector": [1.0, r / 20]} for r in rows] for rows in ((0,), (9, 10))
+    ]
+    vectors = at.write("embed", "v", schemas.vectors(2), embedded, rejects=lost)
     cells = [
         {"row": row, "image_id": f"pool-{row}", "cluster_id": row % 2, "similarity": row / 20} for row in (0, 9, 10)
     ]
@@ -207,7 +225,7 @@ def clusters(at: Root, fitted: list[dict[str, Any]], cells: list[dict[str, Any]]
     counts = Counter(cell["cluster_id"] for cell in cells)
     sizes = [{"cluster_id": one["cluster_id"], "size": counts[one["cluster_id"]]} for one in fitted]
     placed = at.write("cluster", "k", schemas.CELLS, [cells])
-    return Cells(centroids=centroids, cells=placed, sizes=at.write("sizes", "n", schemas.SIZES, [sizes]))
+    return Cells(centroids=centroids, cells=Series.of([placed]), sizes=at.write("sizes", "n", schemas.SIZES, [sizes]))
 
 
 def finish(
@@ -238,7 +256,8 @@ def finish(
     record = {"seconds": 12.5, "computed": {"download": 1}, "directories": at.directories}
     record["recipe"] = {"root": "s3://user:secret@bucket/x", "name": "<script>"}
     record["cost"] = [timing.model_dump() for timing in timings(Run(recipe), record)]
-    return Run(recipe), published, sources, survivors, cells, matches, record
+    embedded = Embedded(pool=Series.of([vectors]), curated={})
+    return Run(recipe), published, sources, survivors, embedded, cells, matches, record
 
 
 def texts(run: Run) -> tuple[str, str]:
@@ -265,7 +284,7 @@ def test_the_figures_are_the_ledgers(written: SimpleNamespace) -> None:
 def test_the_search_is_accounted_for(written: SimpleNamespace) -> None:
     assert '<td>cells, 8 probes</td><td class="n">99.10 %</td>' in written.html and "0.60: 97.0 %" in written.html
     assert '<td>exact</td><td class="n">all</td>' in written.html
-    assert "1 groups of copies, the largest of 3 images" in written.html and "is 0.5200" in written.html
+    assert "1 group of copies, the largest of 3 images" in written.html and "is 0.5200" in written.html
     assert "Within the pool, 99.10 % of the pairs are found (95 %: 98.00 to 99.50 %" in " ".join(written.card.split())
 
 
@@ -296,7 +315,7 @@ def test_the_funnel_goes_from_the_candidates_to_what_is_published(written: Simpl
 
 
 def test_nothing_hostile_is_active_and_no_secret_is_shown(written: SimpleNamespace) -> None:
-    assert "<script" not in written.html and "alert(&#39;x&#39;)" in written.html
+    assert "<script>alert" not in written.html and "alert(&#39;x&#39;)" in written.html
     assert "<i>404" not in written.html and "&lt;i&gt;404&lt;/i&gt;" in written.html
     assert "crawl <b>" not in written.html + written.card
     assert "secret" not in written.html + written.card
@@ -309,6 +328,50 @@ def test_pictures_stand_beside_what_they_were_dropped_for(written: SimpleNamespa
     queries = written.html.split("Queries of birds")[1].split("</section>")[0]
     assert queries.count("<b>query</b>") == 2 and "<b>0.330</b>" in queries
     assert written.html.count("data:image/webp;base64,") > 15
+
+
+def test_a_step_of_the_funnel_opens_to_what_was_lost_there(written: SimpleNamespace) -> None:
+    opened = written.html.split('<details id="funnel-copies"')[1].split("</details>")[0]
+    assert "<h4>copy <small>2 · 100% of what was lost here" in opened and opened.count("data-image-id") == 2
+    assert '<div id="funnel-candidates" class="step">' in written.html
+
+
+def test_the_collection_tells_where_its_images_come_from(written: SimpleNamespace) -> None:
+    birds = written.html.split('id="collection-birds"')[1].split("Queries of birds")[0]
+    assert "<dt>clusters reached</dt><dd>2<small>of 2</small>" in birds
+    assert '<th scope="row">evil.example</th><td class="n">2</td>' in birds
+    assert "<dt>pool copies of them, dropped</dt><dd>1</dd>" in birds
+
+
+def test_the_map_shows_every_vector_of_a_small_pool(written: SimpleNamespace) -> None:
+    lines = json.loads(written.html.partition('id="data-map">')[2].partition("</script>")[0])
+    assert [(line[0], *line[3:]) for line in lines[:-1]] == [
+        ("pool-0", 0, 1, [0]),
+        ("pool-9", 1, 1, [0]),
+        ("pool-10", 0, 0, []),
+    ]
+    assert "3 of 3 embedded images: 2 that are published, of 2, and 1 other<" in written.html
+
+
+def test_the_whole_ledger_can_be_searched(written: SimpleNamespace) -> None:
+    data = written.html.partition('id="data-ledger">')[2].partition("</script>")[0]
+    rows = json.loads(data)[:-1]
+    assert len(rows) == 17 and "All 17 candidates are here." in written.html
+    assert Counter(row[2] for row in rows) == {"kept": 4, "dropped": 8, "failed": 5}
+    assert [row[1] for row in rows if row[4] == "curated_copy"] == ["pool/6"]
+    assert HOSTILE in {row[1] for row in rows} and "secret" not in data
+
+
+def test_the_page_stays_below_15_mb_whatever_the_pool() -> None:
+    """Every picture at its limit, as many as there can be; the data of the scripts at theirs."""
+    rules, reasons = 12, 24  # that drop images which have pictures
+    groups = sum(each * (1 + 4) for each in sheets.GROUPS_EACH.values())
+    others = rules * sheets.SCREENED_EACH + reasons * sheets.LOST_EACH + 2 * sheets.SAMPLE_SIZE
+    matches = sheets.QUERIES * (1 + sheets.MATCHES_EACH) + sheets.CLUSTERS * sheets.CLUSTER_IMAGES
+    num = groups + others + matches + 2 * patches.IMAGES
+    dots = 100 * (2 * cluster_map.EACH + num)
+    rows = ledger_sample.MAX_CHARACTERS + 100 * (ledger_sample.MAX_ROWS + reasons * ledger_sample.EACH)
+    assert num * (MAX_PICTURE_BYTES * 4 / 3 + 700) + dots + rows < 15e6
 
 
 def test_the_card_says_nothing_of_where_and_when(written: SimpleNamespace, tmp_path: Path) -> None:

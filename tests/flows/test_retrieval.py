@@ -1,10 +1,7 @@
 """Clusters and retrieval through their flows: what comes out in the end, against pairs taken one by one in Python."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,63 +9,29 @@ import pytest
 
 from lvd.flows import clustering, nearest_images, retrieval
 from lvd.flows.collected import Cells, Embedded
-from lvd.flows.group import Call, Outcome
 from lvd.flows.recipe import parse
-from lvd.flows.run import Run
-from lvd.infra.errors import InputError, ShardError
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.errors import ShardError
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import (
     centroids,
     cluster_shares,
     lists,
     nearest,
-    neighbours,
     publish,
-    retrieve,
     settling,
     tallies,
 )
 from lvd.tasks.algorithms import cells as cell_groups
+from lvd.tests.plain import Plain, without_prefect
 from lvd.tests.tasks import planted
 
 DIM, CASES = 4, 30
 
 
-class Plain(Run):
-    """A run in this process: a stage is a call, every shard is computed here and now, without Prefect."""
-
-    def __init__(self, recipe: Any) -> None:
-        super().__init__(recipe, looking=True)
-
-    def needs(self, target: StageDir, shards: int = 1) -> bool:
-        self.computed[target.stage] += 0 if target.is_complete() else shards
-        return not target.is_complete()
-
-    def outcomes(self, stage: str, calls: Iterable[Call], number: int, device: str = "cpu") -> Iterator[Outcome]:
-        for one in calls:
-            module, name = one.function.split(":")
-            try:
-                value, error = getattr(import_module(module), name).fn(*one.arguments, **one.options), None
-            except (InputError, ShardError) as failure:
-                value, error = None, failure
-            yield Outcome(value=value, error=error, call=one)
-
-
 @pytest.fixture(autouse=True)
-def without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the flows submit is done when it is submitted; no file waits for the disk."""
-    monkeypatch.setattr("os.fsync", lambda file: None)
-    monkeypatch.setattr("lvd.infra.shards.versions", dict)
-    submitted = ((settling, "settle"), (neighbours, "draw_queries"))
-    submitted += ((retrieve, "retrieve_sample"), (retrieve, "retrieve_cluster"))
-    for module, name in submitted:
-        function = getattr(module, name).fn
-
-        def submit(*arguments: Any, function: Any = function, **options: Any) -> SimpleNamespace:
-            value = function(*arguments, **options)
-            return SimpleNamespace(result=lambda: value)
-
-        monkeypatch.setattr(module, name, SimpleNamespace(fn=function, submit=submit))
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_prefect(monkeypatch)
 
 
 @pytest.fixture

@@ -14,9 +14,11 @@ from PIL import Image, ImageOps
 from lvd.flows.recipe import parse
 from lvd.flows.studying import place_of as place_named
 from lvd.flows.studying import read_pairs, sampled, study_copies
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tasks.transforms import TRANSFORMS
 from lvd.tests.drawing import CLASSES, draw

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 
 from lvd.flows.studying_clusters import Summary, cluster_study, listed
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import StageDir, commit, write_shard
+from lvd.infra.shards import StageDir
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
 from lvd.tests.running import Curated, lvd
 

@@ -13,7 +13,7 @@ import pytest
 
 from lvd.infra import lease as lease_room
 from lvd.infra.errors import InputError
-from lvd.infra.lease import lease
+from lvd.infra.lease import check_free, is_held, lease
 from lvd.infra.storage import Storage
 from lvd.tests.running import wait_until
 
@@ -40,6 +40,23 @@ def test_a_second_run_is_refused_while_the_first_lives(root: str) -> None:
     with lease(storage), pytest.raises(InputError, match=r"in use by process \d+ on .*wait"), lease(storage):
         pass
     assert storage.names("leases") == []
+
+
+def test_a_root_is_free_unless_a_living_run_holds_it(root: str) -> None:
+    storage = Storage(root)
+    check_free(storage)
+    assert not is_held(storage)
+    with lease(storage), pytest.raises(InputError, match=r"in use by process \d+ on .*wait"):
+        assert is_held(storage)
+        check_free(storage)
+    check_free(storage)
+    storage.write_bytes(lease_room.NAME, lease_of_another(expires_in_s=60))
+    with pytest.raises(InputError, match="in use by process 1 on elsewhere"):
+        check_free(storage)
+    assert is_held(storage)
+    storage.write_bytes(lease_room.NAME, lease_of_another(expires_in_s=-1))
+    check_free(storage)
+    assert not is_held(storage)
 
 
 def test_the_lease_of_a_killed_process_is_taken_over(local_root: str) -> None:

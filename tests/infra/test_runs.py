@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from lvd.infra.runs import BATCH_ROWS, SortedRun, cuts, read_range
-from lvd.infra.shards import ShardRef, StageDir, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_table
+from lvd.infra.writing import write_shard
 
 SCHEMA = pa.schema([("key", pa.int64()), ("value", pa.string())])
 

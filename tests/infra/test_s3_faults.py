@@ -14,10 +14,12 @@ import pytest
 
 from lvd.flows import cli
 from lvd.infra import object_store
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError, RetryableError
 from lvd.infra.patience import Patience, StoreRefused, StoreUnavailable
-from lvd.infra.shards import StageDir, commit, read_table, write_shard
+from lvd.infra.shards import StageDir, read_table
 from lvd.infra.storage import Storage
+from lvd.infra.writing import write_shard
 from lvd.tests.faults import Proxy, always, first, now_and_then
 from lvd.tests.running import free_port
 

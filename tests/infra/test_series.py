@@ -4,8 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lvd.infra.committing import commit
 from lvd.infra.series import Series, first_positions, grouped
-from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 
 SCHEMA = pa.schema([("row", pa.int64()), ("value", pa.string())])
 SIZES = ((3, 0), (2,), (0,))  # rows of every shard of three directories

@@ -22,6 +22,26 @@ def test_a_file_is_read_back_listed_and_removed(root: str) -> None:
     assert storage.names("nowhere") == []
 
 
+def test_every_file_below_a_folder_is_told_with_its_size(root: str) -> None:
+    storage = Storage(root)
+    sizes = {"a/b/one": 3, "a/b/c/two": 5, "a/three": 0, "ab/four": 7}
+    for name, size in sizes.items():
+        storage.write_bytes(name, b"x" * size)
+    assert {n: s for n, s in storage.files("") if not n.startswith(TEMPORARY)} == sizes
+    assert dict(storage.files("a")) == {name: size for name, size in sizes.items() if name.startswith("a/")}
+    assert dict(storage.files("nowhere")) == {}
+
+
+def test_files_are_removed_by_name(root: str) -> None:
+    storage = Storage(root)
+    names = [f"a/{number:04d}" for number in range(7)]
+    for name in names:
+        storage.write_bytes(name, b"x")
+    storage.remove_files([])
+    storage.remove_files([*names[1:6], "a/not-there"])
+    assert storage.names("a") == ["0000", "0006"]
+
+
 def test_a_write_that_fails_leaves_nothing(root: str) -> None:
     storage = Storage(root)
     with pytest.raises(ValueError, match="broken"), storage.whole_file("stage/data") as path:

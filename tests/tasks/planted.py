@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lvd.infra.committing import commit
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import crawl, links, schemas
 from lvd.tasks.decode import DecodeError, read_header
 from lvd.tasks.sources import Partition

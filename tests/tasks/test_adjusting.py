@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lvd.flows.deduplication import copy_thresholds
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import adjusting, components, copies, finding, neighbours, schemas
 from lvd.tasks.adjusting import Background, ScoreNormalisation, Whitening
@@ -205,7 +206,7 @@ def test_edges_of_both_engines_are_those_of_brute_force(local_root: str, layout,
     assert exact(case.pool, floor=FLOOR) == expected
     assert exact(case.pool, case.references, floor=FLOOR) == expected_across
     pool = in_cells(case.pool, case.pool)
-    of = in_cells(case.pool, case.references, pool.centroids)
+    of = in_cells(case.pool, case.references, pool.centroids, is_pool=False)
     assert by_cells(pool, probes=12, floor=FLOOR) == expected
     assert by_cells(pool, of, probes=12, floor=FLOOR) == expected_across
     places = np.searchsorted(case.there, np.array(list(expected)))
@@ -217,9 +218,9 @@ def test_edges_of_both_engines_are_those_of_brute_force(local_root: str, layout,
 def test_recall_is_certified_by_adjusted_pairs(local_root: str, is_pool: bool) -> None:
     case = Case(local_root, LAYOUTS[0], None, RULES)
     pool = in_cells(case.pool, case.pool)
-    asked = pool if is_pool else in_cells(case.pool, case.references, pool.centroids)
+    asked = pool if is_pool else in_cells(case.pool, case.references, pool.centroids, is_pool=False)
     drawn = StageDir(root=local_root, stage="queries", fingerprint="a")
-    neighbours.draw_queries.fn(asked, drawn.planned(1)[0], 100, 0, is_pool=is_pool)
+    neighbours.draw_queries.fn(asked, drawn.planned(1)[0], 100, 0)
     commit(drawn, 1, config={}, inputs={})
     (queries,) = drawn.shards()
     target = StageDir(root=local_root, stage="truth", fingerprint="a")

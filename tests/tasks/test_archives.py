@@ -223,6 +223,7 @@ def test_a_page_is_told_in_full(tmp_path):
     body = (
         b'<head><base href="/b/"><meta name="robots" content="noindex"><meta name="ROBOTS" content="noarchive"></head>'
         b'<img src="a.jpg" alt=" An\n image "><img src="//c.org/d.png"><img src="data:image/gif;base64,R0">'
+        b'<a rel="nofollow license" href="cc">terms</a>'
     )
     headers = HTML | {"X-Robots-Tag": "noai", "x-robots-tag": "googlebot: noimageindex"}
     (only,) = read(tmp_path, record("https://a.org/x/y?z", http(body, headers)))
@@ -231,6 +232,7 @@ def test_a_page_is_told_in_full(tmp_path):
         crawled_at=datetime(2024, 5, 18, 1, 58, 10, tzinfo=UTC),
         robots=["noai", "googlebot: noimageindex", "noindex", "noarchive"],
         images=[PageImage("https://a.org/b/a.jpg", "An image"), PageImage("https://c.org/d.png", None)],
+        license="https://a.org/b/cc",
     )
 
 
@@ -597,6 +599,7 @@ def test_a_wat_gives_the_pages_of_its_warc(tmp_path):
     head = {
         "Title": "a page",
         "Base": "/b/",
+        "Link": [{"path": "LINK@/href", "url": "/site.css", "rel": "stylesheet"}],
         "Metas": [
             {"content": "text/html; charset=utf-8", "http-equiv": "content-type"},
             {"name": "Robots", "content": "noindex"},
@@ -610,7 +613,9 @@ def test_a_wat_gives_the_pages_of_its_warc(tmp_path):
         {"path": "BODY@/background", "url": "/background.gif"},
         {"path": "IMG@/src", "url": "a.jpg", "alt": " An\n image ", "title": "a title"},
         {"path": "IMG@/longdesc", "url": "/about.html"},
-        {"path": "A@/href", "url": "/c", "text": "a text"},
+        {"path": "A@/href", "url": "/c", "text": "a text", "rel": "licensed"},
+        {"path": "A@/href", "url": "terms?a=1&amp;b=2", "rel": "nofollow License"},
+        {"path": "A@/href", "url": "/later", "rel": "license"},
         {"path": "IMG@/src", "url": "//c.org/d.png"},
         {"path": "IMG@/src", "url": "https://c.org/e.png", "alt": ""},
         {"path": "STYLE/#text", "href": "f.png"},
@@ -628,7 +633,15 @@ def test_a_wat_gives_the_pages_of_its_warc(tmp_path):
             PageImage("http://c.org/d.png", None),
             PageImage("https://c.org/e.png", None),
         ],
+        license="http://a.org/b/terms?a=1&b=2",
     )
+
+
+@pytest.mark.parametrize("link", [{"path": "LINK@/href", "url": "/cc", "rel": "license"}, "no list", 7, [{"rel": 5}]])
+def test_the_head_of_a_wat_names_the_licence_first(tmp_path, link):
+    links = [{"path": "A@/href", "url": "/a", "rel": "license"}]
+    (only,) = read(tmp_path, wat(links, head={"Link": link}), "wat")
+    assert only.license == ("http://a.org/cc" if isinstance(link, dict) else "http://a.org/a")
 
 
 def img(attribute, url, **more):

@@ -1,10 +1,16 @@
 """The dataset card: what hubs read of it, and that nothing breaks its Markdown."""
 
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 import pytest
 import yaml
 
 from lvd.tasks import card, schemas
-from lvd.tasks.report import Collection, Loss, Step
+from lvd.tasks.funnel import Loss, Step
+from lvd.tasks.report import Collection
+from lvd.tests.flows.shelf import Shelf, published
 
 FACTS = card.Facts(
     title="Birds",
@@ -19,7 +25,9 @@ FACTS = card.Facts(
     ),
     losses=(Loss(stage="retrieve", state="dropped", reason="not_retrieved", count=5),),
     collections=(
-        Collection(role="pool", name="web | <b>", kind="urls", path="/secret/place", listed=8, fetched=8, kept=3),
+        Collection(
+            role="pool", name="web | <b>", kind="urls", path="/secret/place", listed=8, fetched=8, kept=3, domains=2
+        ),
         Collection(role="benchmark", name="tests", kind="images", path="/x", listed=4, fetched=4, dropped_for_it=1),
         Collection(role="curated", name="cub", kind="images", path="/x", listed=2, fetched=2, kept=2, dropped_for_it=0),
     ),
@@ -71,13 +79,44 @@ def test_size_category(images: int, category: str) -> None:
     assert front_matter(text)["size_categories"] == [category]
 
 
+def test_what_it_says_of_a_bucket_opens_the_images(s3_root: str, tmp_path: Path) -> None:
+    from datasets import Image
+
+    shelf = Shelf(s3_root)
+    shelf.version(1, [shelf.shard("one", published("a"), published("b")), shelf.shard("two", published("c"))])
+    code = card.render(FACTS).split("```python\n")[2].split("```")[0]
+    for said, meant in (("s3://bucket/root", s3_root), ('"train")', f'"train", cache_dir={str(tmp_path)!r})')):
+        assert said in code
+        code = code.replace(said, meant)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    images = names["images"].cast_column("image", Image(decode=False))
+    assert [(row["key"], row["image"]["bytes"]) for row in images] == [("a", b"a"), ("b", b"b"), ("c", b"c")]
+
+
+def test_licences_are_told_as_found_and_counted_to_the_last_image() -> None:
+    found = card.ranked(Counter({"cc0": 1, "": 2, "by | <b>": 1}))
+    assert list(found) == ["", "by | <b>", "cc0"]
+    text = card.render(FACTS.model_copy(update={"licenses": {"": 2, "by | <b>": 1, "cc0": 1}}))
+    rows = [line for line in text.split("## Licences")[1].split("## Method")[0].splitlines() if line.startswith("|")]
+    assert rows[2:] == [
+        "| none stated | 2 | 40.0% |",
+        "| by \\| &lt;b&gt; | 1 | 20.0% |",
+        "| cc0 | 1 | 20.0% |",
+        "| others | 1 | 20.0% |",
+    ]
+    many = Counter({f"licence {number}": number for number in range(1, 40)})
+    assert list(card.ranked(many).values()) == list(range(39, 39 - card.TOP_LICENSES, -1))
+
+
 def test_every_column_is_described() -> None:
     assert list(card.COLUMNS) == schemas.CURATED.names
 
 
 def test_rows_of_the_tables_are_whole_whatever_is_in_them() -> None:
     text = card.render(FACTS)
-    assert "| pool | web \\| &lt;b&gt; | urls | 8 | 8 | 3 |" in text
+    assert "| pool | web \\| &lt;b&gt; | urls | 8 | 8 | 3 | 2 |" in text
+    assert "| benchmark | tests | images | 4 | 4 | – | – |" in text  # nothing of it is published
     assert "| cub | 4 nearest of every image (collisions: refill) | 3 |" in text
     assert "| sum | 10 | 100% |" in text
     assert "/secret/place" not in text

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lvd.infra.committing import commit
 from lvd.infra.errors import InputError
 from lvd.infra.series import Series
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.infra.storage import Storage
 from lvd.tasks import centroids
 from lvd.tasks.algorithms.row_hash import row_hash

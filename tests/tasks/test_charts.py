@@ -30,3 +30,28 @@ def test_line_uses_the_whole_height_and_stands_in_the_middle_if_flat() -> None:
 
 def test_a_column_that_is_not_empty_can_be_seen() -> None:
     assert charts.ranked_sizes("x", np.array([100_000, 1, 0])).heights[1:] == (1.0, 0.0)
+
+
+def test_before_and_after_are_shares_of_their_own_on_one_scale() -> None:
+    chart = charts.paired("x", np.array([3, 1]), np.array([0, 5]), ["a", "b"], ("l", "r"))
+    assert (chart.before, chart.after) == ((0.75, 0.25), (0.0, 1.0))
+    assert chart.heights(chart.before) == (75.0, 25.0) and chart.heights(chart.after) == (0.0, 100.0)
+    assert chart.says == ("a: 75% before, 0% after", "b: 25% before, 100% after")
+    assert charts.paired("x", np.array([0]), np.array([0]), ["a"], ()).before == ()
+    assert charts.paired("x", np.array([2]), np.array([0]), ["a"], ()).after == (0.0,)
+
+
+def test_clusters_before_and_after_stand_by_their_size() -> None:
+    chart = charts.paired_clusters("x", np.array([1, 6, 0, 3]), np.array([1, 0, 0, 1]))
+    assert chart.before == (0.6, 0.3, 0.1) and chart.after == (0.0, 0.5, 0.5)
+    assert chart.says[0] == "cluster 1: 60% before, 0% after" and chart.ticks[1] == "3 clusters"
+    many = charts.paired_clusters("x", np.arange(1000), np.zeros(1000, dtype=np.int64))
+    assert len(many.before) == charts.MAX_POINTS // 2 and np.isclose(sum(many.before), 1)
+    assert many.says[0].startswith("clusters ranked 1 to 17 by size")
+
+
+def test_similarities_go_from_the_first_bin_that_is_filled_to_the_last() -> None:
+    counts = np.array([[0, 2, 2, 0], [0, 0, 1, 0]])
+    chart = charts.paired_similarities("x", counts, np.linspace(0, 1, 5))
+    assert (chart.before, chart.after, chart.ticks) == ((0.5, 0.5), (0.0, 1.0), ("0.25", "0.75"))
+    assert charts.paired_similarities("x", np.zeros((2, 4), dtype=np.int64), np.linspace(0, 1, 5)).before == ()

@@ -10,9 +10,20 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas
-from lvd.tasks.contact_sheets import EDGE_PX, Groups, Reservoir, first_rows, thumbnails
+from lvd.tasks.contact_sheets import (
+    EDGE_PX,
+    MAX_PICTURE_BYTES,
+    Groups,
+    Reservoir,
+    first_rows,
+    images_at,
+    thumbnails,
+    webp_url,
+)
 
 
 def encoded(number: int, size: tuple[int, int]) -> bytes:
@@ -48,6 +59,17 @@ def test_thumbnails_are_those_of_the_rows(images: list[ShardRef]) -> None:
     assert small.size == (30, 20)  # never enlarged
     assert abs(small.getpixel((0, 0))[0] - 180) < 5
     assert dict(thumbnails(images, [])) == {}
+    assert found[109].image_id == "id-9"
+    assert [row for row, _ in images_at(images, [104, 100, 100, 99, 110], ["key"])] == [100, 104]
+
+
+def test_a_picture_that_takes_too_much_is_made_smaller() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (EDGE_PX, EDGE_PX, 3), dtype=np.uint8))
+    data = base64.b64decode(webp_url(noise).partition(",")[2])
+    assert len(data) <= MAX_PICTURE_BYTES
+    assert 60 < max(Image.open(io.BytesIO(data)).size) < EDGE_PX
+    plain = base64.b64decode(webp_url(Image.new("RGB", (900, 700), "red")).partition(",")[2])
+    assert max(Image.open(io.BytesIO(plain)).size) == EDGE_PX
 
 
 def test_first_rows(images: list[ShardRef]) -> None:

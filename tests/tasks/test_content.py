@@ -7,7 +7,8 @@ import timm
 import torch
 from PIL import Image, ImageFilter
 
-from lvd.infra.shards import StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import StageDir, read_table
 from lvd.tasks import content, publish, schemas, screen
 from lvd.tasks.content import Config, content_shard
 from lvd.tasks.decode import decode_rgb
@@ -111,8 +112,8 @@ def test_faces_are_blurred_in_what_is_published_and_nothing_else(local_root) -> 
     (selection,) = planted.stage(local_root, "selection", schemas.SELECTION, chosen, ((3,),))
     parts = [publish.Looked(images=images, content=seen)]
     plain, covered = StageDir(root=local_root, stage="curated", fingerprint="v").planned(2)
-    publish.publish_shard.fn(selection, parts, plain)
-    publish.publish_shard.fn(selection, parts, covered, publish.Blur(min_score=0.3))
+    publish.publish_shard.fn(selection, dict(enumerate(parts)), plain)
+    publish.publish_shard.fn(selection, dict(enumerate(parts)), covered, publish.Blur(min_score=0.3))
     rows = read_table(covered).to_pylist()
     assert [row["image_id"] for row in rows] == ids
     assert [row["faces_blurred"] for row in rows] == [0, 1, 1]

@@ -1,12 +1,15 @@
 """Copies: edges against brute force, and both deduplications on planted directions and on random ones."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lvd.infra.series import Series
 from lvd.infra.shards import ShardRef, StageDir, read_table
-from lvd.tasks import copies, neighbours, schemas
+from lvd.tasks import components, copies, neighbours, schemas
+from lvd.tasks.algorithms import graph
 from lvd.tasks.fates import Decision, Fates
 from lvd.tests.tasks import planted
 from lvd.tests.tasks.planted import identity
@@ -61,9 +64,11 @@ class Case:
         """Within the pool, or between the pool and the references."""
         name = "neighbours" if references is None else "references"
         target = StageDir(root=self.root, stage=name, fingerprint=f"{k}-{floor}")
-        options = {"min_similarity": floor, "k": k, "device": "cpu"}
+        options = {"min_similarity": floor, "k": k, "device": "cpu", "is_pool": references is None}
         planned = target.planned(len(self.descriptors))
-        return [neighbours.exact_shard.fn(self.descriptors, references, ref, **options) for ref in planned]
+        others = Series.of([]) if references == [] else references and planted.series(references)
+        asked = (planted.series(self.descriptors), others)
+        return [neighbours.exact_shard.fn(*asked, ref, **options) for ref in planned]
 
     def decided(
         self, config: copies.Config | None = None, thresholds: copies.Thresholds = THRESHOLDS, k: int = 64
@@ -404,3 +409,43 @@ def test_one_image_of_every_component_is_kept_whatever_the_order(local_root: str
         for n in (1, 3)
     )
     assert more <= few <= kept
+
+
+OLDEST = copies.Config(representative="oldest")
+
+
+def test_two_old_images_that_a_new_one_joins_both_stay(local_root: str) -> None:
+    (values,) = directions([0, 80, 40])
+    sizes = [(10, 1), (20, 1), (30, 1)]
+    case = Case(local_root, values, ((2,), (1,)), sizes=sizes)
+    assert ended(case.decided(OLDEST)[0]) == {2: ("copy", identity(1))}, "it goes with the larger of the old ones"
+    assert ended(case.decided()[0]) == {row: ("copy", identity(2)) for row in (0, 1)}
+
+
+@pytest.mark.parametrize(("min_similarity", "k"), [(None, 2), (0.75, 64)])
+def test_what_came_later_changes_nothing_old(tmp_path: Path, min_similarity: float | None, k: int) -> None:
+    config = OLDEST.model_copy(update={"min_representative_similarity": min_similarity})
+    layout = ((20, 0, 7), (3, 20), (4, 6))
+    rng = np.random.default_rng(11)
+    values, sizes = planted.random_units(rng, 60, 5), [tuple(pair) for pair in rng.integers(1, 4, (60, 2)).tolist()]
+    found = []
+    for nights in (1, 2, 3):
+        num = sum(sum(rows) for rows in layout[:nights])
+        case = Case(str(tmp_path / str(nights)), values[:num], layout[:nights], sizes=sizes[:num])
+        found.append(ended(case.decided(config, k=k)[0]))
+    for nights, before in enumerate(found[:-1], 1):
+        num = sum(sum(rows) for rows in layout[:nights])
+        assert before == {row: end for row, end in found[-1].items() if row < num}
+    assert len(found[0]) < len(found[1]) < len(found[2])
+
+
+def test_spanning_edges_join_what_all_join_up_to_any_age() -> None:
+    rng = np.random.default_rng(5)
+    age, (left, right) = np.sort(rng.integers(0, 6, 40)), np.triu_indices(40, 1)
+    pairs = np.column_stack([left, right])[rng.permutation(len(left))[:120]]
+    shards = [(some, np.zeros(len(some), dtype=np.float32)) for some in np.array_split(pairs, 7)]
+    spanning = components.spanning(shards, np.zeros(40, dtype=np.int64), age)
+    assert len(spanning) < 40
+    for end in range(6):
+        labels = [graph.connected_components(some[age[some].max(axis=1) <= end], 40) for some in (spanning, pairs)]
+        np.testing.assert_array_equal(*labels)

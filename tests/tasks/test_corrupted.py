@@ -552,7 +552,8 @@ def test_frames_are_counted_as_pillow_counts_them(name: str) -> None:
 
 def test_no_damaged_file_loses_its_row(tmp_path: Path) -> None:
     """Through the stages: fetched from a folder, then screened. (The imports would cost each child process seconds.)"""
-    from lvd.infra.shards import StageDir, read_table, with_features
+    from lvd.infra.shards import StageDir, read_table
+    from lvd.infra.writing import with_features
     from lvd.tasks import schemas, screen, sources
     from lvd.tasks.fetching import Config, fetch_shard
     from lvd.tests.tasks import planted

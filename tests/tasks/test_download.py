@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import StageDir, read_table, with_features
+from lvd.infra.shards import StageDir, read_table
+from lvd.infra.writing import with_features
 from lvd.tasks import fetching, schemas, sources
 from lvd.tasks.backlog import Backlog, Flights
 from lvd.tasks.download import Config, download_shard

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import finding, models, neighbours, schemas
 from lvd.tasks.algorithms import pca_hash
 from lvd.tasks.decode import DecodeError, decode_rgb
@@ -61,7 +62,7 @@ def test_only_the_cells_that_a_query_probes_are_compared(
 ) -> None:
     root, queries = stored[0].root, vectors[[5, 2]]
     fitted, probed = (StageDir(root=root, stage=name, fingerprint=f"{probes}") for name in ("cells", "probes"))
-    neighbours.fit_cells.fn(stored, fitted.planned(1)[0], 4, 0)
+    neighbours.fit_cells.fn(planted.series(stored), fitted.planned(1)[0], 4, 0)
     commit(fitted, 1, config={}, inputs={})
     (centroids,) = fitted.shards()
     for ref, target in zip(stored, probed.planned(len(stored)), strict=True):

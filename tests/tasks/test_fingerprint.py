@@ -342,6 +342,45 @@ def test_the_same_copies_are_found_as_by_comparing_all_near_pairs(
         monkeypatch.setattr(near_duplicates, name, value)
 
 
+def test_images_up_to_any_age_are_connected_as_if_there_were_no_younger_ones(
+    local_root: str, patterns: pca_hash.PcaHash, monkeypatch
+) -> None:
+    originals = [drawn(patterns, number) for number in range(20)]
+    pixels = np.concatenate([noisy(originals[n % 20], 1, 6 - n // 100, seed=n) for n in range(400)])
+    codes, age = pca_hash.codes(patterns, pixels), np.arange(400) // 100
+    refs = measured(local_root, pixels, (150, 250))
+    pairs = np.concatenate([pairs for pairs, _ in pca_hash.pairs_within(codes, max_distance=CONFIG.max_distance)])
+    near = pairs[near_duplicates.similarities(pixels, pairs) >= CONFIG.min_thumbnail_similarity]
+    for name, value in {"HELD": 400, "STEP": 30, "HELD_PAIRS": 500, "FIRST_PAIRS": 9}.items():
+        monkeypatch.setattr(near_duplicates, name, value)
+        found = near_duplicates.near_pairs(refs, codes, np.arange(400), **LIMITS, age=age)
+        for end in (100, 200, 300, 400):
+            labels = [graph.connected_components(some[some.max(axis=1) < end], end) for some in (found, near)]
+            np.testing.assert_array_equal(*labels)
+
+
+def test_old_images_that_a_new_one_connects_are_compared_all_the_same() -> None:
+    pairs = np.array([[0, 1], [0, 2], [1, 2], [0, 3]])
+    for age, known in ((np.array([0, 0, 1, 1]), [False, True, True, False]), (None, [True, True, True, False])):
+        joined = near_duplicates.Joined(4, age)
+        joined.join(np.array([[0, 2]]))
+        joined.join(np.array([[2, 1]]))
+        assert joined.has(pairs).tolist() == known
+        assert joined.among(np.array([0, 1, 2])).has(pairs[:3]).tolist() == known[:3]
+
+
+@pytest.mark.parametrize("representative", ["oldest", "largest_area"])
+def test_a_larger_copy_that_comes_later(pool: Callable[..., Chain], representative: str) -> None:
+    pictures = [picture(number) for number in range(13)]
+    pictures.append(pictures[0])
+    pictures[0] = pictures[0].resize((96, 72))
+    chain = pool([planted.image(copying.png(one)[1]) for one in pictures], planted.TWO_PARTITIONS)
+    ids = read_column(chain.images, "image_id").to_pylist()
+    goes, stays = (13, 0) if representative == "oldest" else (0, 13)
+    config = fingerprint.Config(representative=representative)
+    assert ended(chain.decided(config)) == {goes: ("near_duplicate", ids[stays])}
+
+
 def test_the_fit_does_not_depend_on_shards_and_says_where_it_is_from(local_root: str, monkeypatch) -> None:
     monkeypatch.setattr(pca_hash, "BLOCK", 16)
     pixels = np.stack([thumbnail(number) for number in range(70)])

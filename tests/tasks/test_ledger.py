@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import ledger, schemas, semantic
 from lvd.tests.tasks import planted
 from lvd.tests.tasks.planted import identity

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import levels, schemas
 from lvd.tasks.algorithms import hierarchy
 from lvd.tasks.cluster import Config

@@ -4,9 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lvd.infra.committing import commit
 from lvd.infra.errors import ShardError
 from lvd.infra.runs import SortedRun
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import cluster, lists, nearest, neighbours, settling
 from lvd.tasks.algorithms import cells as cell_groups
 from lvd.tasks.recall import Search
@@ -189,10 +191,9 @@ def test_merged_candidates_are_the_first_of_all() -> None:
 
 
 def truth_of(pool: Pool, neighbors: int) -> tuple[ShardRef, list[ShardRef]]:
-    of = neighbours.Cells(centroids=pool.middle, descriptors=tuple(pool.queries.shards()), probes=pool.near)
-    (drawn,) = planted.computed(
-        pool.root, "drawn", 1, lambda ref: neighbours.draw_queries.fn(of, ref, 30, 0, is_pool=False)
-    )
+    near = planted.series(list(pool.near))
+    of = neighbours.Cells(centroids=pool.middle, descriptors=pool.queries, probes=near, is_pool=False)
+    (drawn,) = planted.computed(pool.root, "drawn", 1, lambda ref: neighbours.draw_queries.fn(of, ref, 30, 0))
     truth = planted.computed(
         pool.root,
         "truth",

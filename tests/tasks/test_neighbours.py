@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lvd.infra.committing import commit
 from lvd.infra.errors import ShardError
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table, write_shard
+from lvd.infra.shards import ShardRef, StageDir, read_table
+from lvd.infra.writing import write_shard
 from lvd.tasks import neighbours, schemas
-from lvd.tasks.algorithms import graph
+from lvd.tasks.algorithms import cells, graph
 from lvd.tasks.neighbours import REFERENCE, TRUTH, Cells
 from lvd.tasks.recall import Search
 from lvd.tests.tasks import planted
@@ -38,8 +40,9 @@ def references(root: str, vectors: np.ndarray, counts: Sequence[int] = (6, 0, 11
 def exact(pool: list[ShardRef], others: list[ShardRef] | None = None, *, k: int = 64, floor: float = FLOOR) -> dict:
     name = f"exact-{'pool' if others is None else 'references'}"
     target = StageDir(root=pool[0].root, stage=name, fingerprint=f"{k}-{floor}")
-    options = {"min_similarity": floor, "k": k, "device": "cpu"}
-    return edges(neighbours.exact_shard.fn(pool, others, ref, **options) for ref in target.planned(len(pool)))
+    options = {"min_similarity": floor, "k": k, "device": "cpu", "is_pool": others is None}
+    asked = (planted.series(pool), planted.series(others) if others else None)
+    return edges(neighbours.exact_shard.fn(*asked, ref, **options) for ref in target.planned(len(pool)))
 
 
 def edges(refs: Sequence[ShardRef]) -> dict[tuple[int, int], float]:
@@ -49,16 +52,25 @@ def edges(refs: Sequence[ShardRef]) -> dict[tuple[int, int], float]:
     return found
 
 
-def in_cells(pool: list[ShardRef], of: list[ShardRef], centroids: ShardRef | None = None, *, num: int = 12) -> Cells:
+def in_cells(
+    pool: list[ShardRef],
+    of: list[ShardRef],
+    centroids: ShardRef | None = None,
+    *,
+    num: int = 12,
+    is_pool: bool = True,
+) -> Cells:
     """The probes of these descriptors among the pool's cells."""
     root = pool[0].root
     if centroids is None:
-        centroids = closed(neighbours.fit_cells.fn(pool, planned(root, "cells"), num, 0))
+        centroids = closed(neighbours.fit_cells.fn(planted.series(pool), planned(root, "cells"), num, 0))
     target = StageDir(root=root, stage=f"probes-{of[0].directory.replace('/', '-')}", fingerprint="a")
     for ref, place in zip(of, target.planned(len(of)), strict=True):
         neighbours.probe_shard.fn(ref, centroids, place, max_probes=num, device="cpu")
     commit(target, len(of), config={}, inputs={})
-    return Cells(centroids=centroids, descriptors=tuple(of), probes=tuple(target.shards()))
+    return Cells(
+        centroids=centroids, descriptors=planted.series(of), probes=planted.series(target.shards()), is_pool=is_pool
+    )
 
 
 def planned(root: str, stage: str) -> ShardRef:
@@ -77,11 +89,14 @@ def by_cells(
     name = f"cells-{'pool' if others is None else 'references'}"
     target = StageDir(root=pool.centroids.root, stage=name, fingerprint=f"{probes}-{groups}-{k}")
     options = {"min_similarity": floor, "k": k, "device": "cpu", "probes": probes}
-    return edges(neighbours.cells_group.fn(pool, others, ref, **options) for ref in target.planned(groups))
+    if others is None:
+        return edges(neighbours.cells_group.fn(pool, ref, **options) for ref in target.planned(groups))
+    count = len(neighbours.spans(pool.descriptors.shards()))
+    return edges(neighbours.cells_between.fn(pool, others, ref, **options) for ref in target.planned(count))
 
 
 def cells_of(of: Cells) -> np.ndarray:
-    return np.concatenate([np.stack(read_table(ref)["probes"].to_numpy()) for ref in of.probes if ref.rows])
+    return np.concatenate([np.stack(read_table(ref)["probes"].to_numpy()) for ref in of.probes.shards() if ref.rows])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -103,10 +118,12 @@ def test_cells_give_the_pairs_of_which_one_probes_the_other(
     local_root: str, crowd, others, layout, groups: int, monkeypatch
 ) -> None:
     monkeypatch.setattr(neighbours, "QUERY_ROWS", 8)
+    monkeypatch.setattr(neighbours, "HELD_ROWS", 9)
+    monkeypatch.setattr(cells, "num_groups", lambda num_rows: groups)
     pool_refs = planted.vectors(local_root, "descriptors", crowd, layout, left_out=GONE)
     there = np.array(sorted({*range(ROWS)} - {*GONE}))
     pool = in_cells(pool_refs, pool_refs)
-    of = in_cells(pool_refs, references(local_root, others), pool.centroids)
+    of = in_cells(pool_refs, references(local_root, others), pool.centroids, is_pool=False)
     near, near_others = cells_of(pool), cells_of(of)
     within, across = planted.cosine(crowd, crowd), planted.cosine(crowd, others)
     for probes in (1, 3, 12):
@@ -204,7 +221,7 @@ def test_probes_grow_until_the_other_half_is_found_too(local_root: str) -> None:
 def test_true_pairs_tell_when_they_are_found(local_root: str, crowd) -> None:
     refs = planted.vectors(local_root, "descriptors", crowd, ((20, 0, 7), (3, 30)), left_out=GONE)
     pool = in_cells(refs, refs)
-    drawn = neighbours.draw_queries.fn(pool, planned(local_root, "queries"), 25, 3, is_pool=True)
+    drawn = neighbours.draw_queries.fn(pool, planned(local_root, "queries"), 25, 3)
     asked = read_table(drawn)["row"].to_pylist()
     assert len({*asked}) == 25 and not {*asked} & {*GONE} and asked != sorted(asked)
     target = StageDir(root=local_root, stage="truth", fingerprint="a")

@@ -26,6 +26,7 @@ from lvd.tasks.pages.markup import MAX_ATTRIBUTES, MAX_PAGE_BYTES, MAX_TAGS
 from lvd.tasks.pages.web_urls import MAX_URL_CHARS, absolute_url
 from lvd.tests.pages import FORMS, LOADERS, ORIGIN, SCREEN, Form, usual_page
 
+BY = "https://creativecommons.org/licenses/by/4.0/"
 URL = "http://pages.test/forms/page.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_TIMEOUT_S = 120.0
@@ -270,7 +271,23 @@ def test_the_alt_text_has_its_white_space_collapsed(attribute: str, alt: str | N
     ],
 )
 def test_robots_are_the_contents_of_its_metas(html: str, robots: list[str]) -> None:
-    assert parsed(html.encode(), URL) == ParsedPage([], robots)
+    assert parsed(html.encode(), URL) == ParsedPage([], robots, None)
+
+
+@pytest.mark.parametrize(
+    ("html", "license"),
+    [
+        ('<a rel="license" href="https://creativecommons.org/licenses/by/4.0/">', BY),
+        (f'<head><link REL="Author LICENSE" href="{BY}"></head><a rel=license href=/other>', BY),
+        ("<base href=https://b.org/x/><a rel=license href=terms>", "https://b.org/x/terms"),
+        ("<a rel=license>terms</a>", None),
+        ("<a rel=license href='javascript:show()'>", None),
+        ("<a rel=licensed href=/terms><a href=/license><div rel=license>", None),
+        ("<!-- <a rel=license href=/terms> -->", None),
+    ],
+)
+def test_the_licence_is_the_first_link_that_says_so(html: str, license: str | None) -> None:
+    assert parsed(html.encode(), URL).license == license
 
 
 # ---- srcset and choice, without a page

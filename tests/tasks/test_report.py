@@ -1,102 +1,19 @@
 """The page: every section there, nothing in it that leads outside, nothing hostile that acts."""
 
-from collections import Counter
+import json
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
-from lvd.tasks import charts, report
-from lvd.tasks.contact_sheets import At, Pairing, Sheet, Shown, Thumbnail
+from lvd.tasks import page_data, report
+from lvd.tasks.funnel import Loss
+from lvd.tests.report_pages import EVIL, full_page, hostile_page, page
 
 SECTIONS = [
-    *("funnel", "reasons", "duplicates", "decontamination", "retrieval", "clusters", "left-out", "properties", "cost"),
-    "recipe",
+    *("funnel", "reasons", "duplicates", "decontamination", "retrieval", "clusters", "patches", "properties"),
+    *("left-out", "ledger", "cost", "recipe"),
 ]
-EVIL = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(1)>"
 LINKING = {"src", "href", "srcset", "action", "data", "poster", "xlink:href", "formaction", "background", "cite"}
-ENDINGS: Counter = Counter(
-    {
-        ("pool", "crawl", "dropped", "duplicate_url"): 1,
-        ("pool", "download", "failed", "http_404"): 2,
-        ("pool", "download", "failed", "not_an_image"): 3,
-        ("pool", "screen", "failed", "truncated"): 4,
-        ("pool", "screen", "dropped", "too_small"): 5,
-        ("pool", "fingerprint", "dropped", "near_duplicate"): 6,
-        ("pool", "copies", "failed", "not_finite"): 7,
-        ("pool", "copies", "dropped", "copy"): 8,
-        ("pool", "copies", "dropped", "benchmark_copy"): 9,
-        ("pool", "embed", "failed", "not_finite"): 10,
-        ("pool", "retrieve", "dropped", "not_retrieved"): 1000,
-        ("pool", "publish", "kept", "retrieved"): 12,
-        ("curated", "download", "failed", "http_404"): 1,
-        ("curated", "publish", "kept", "curated"): 13,
-    }
-)
-
-
-def sheet(*pairings: Pairing) -> Sheet:
-    return Sheet(title=f"Sheet {EVIL}" if pairings else "Sheet", text=EVIL, pairings=pairings)
-
-
-def page(**changes) -> report.Report:
-    """A page on which everything is empty, but for the changes."""
-    values = {
-        **dict.fromkeys(("title", "name", "version", "date", "root", "recipe"), "x"),
-        **dict.fromkeys(("losses", "duplicates", "decontamination", "collections", "retrievals", "cluster_charts"), ()),
-        **dict.fromkeys(("examples", "formats", "short_edges", "domains", "errors", "timings"), ()),
-        **dict.fromkeys(("clusters", "screened", "not_retrieved", "sample"), sheet()),
-        **{name: {} for name in ("published", "cluster_figures", "versions", "overlaps")},
-        "states": {"kept": 0, "dropped": 0, "failed": 0},
-        "thresholds": {
-            "hash_distance": 6,
-            "thumbnail_similarity": 0.985,
-            "copy_similarity": 0.6,
-            "reference_similarity": 0.45,
-        },
-        "funnel": report.funnel(Counter()),
-        "components": report.Components(count=0, largest=0, lowest=1.0, chained=0),
-        "searches": (),
-        "group_sizes": (report.GroupSizes(reason="copy", bins=(("2", 0),), share=1.0),),
-        "run_seconds": 0.0,
-        "num_bytes": (0, 0),
-        "num_domains": 0,
-    }
-    return report.Report(**{**values, **changes})
-
-
-def hostile_page() -> report.Report:
-    at, bare = At("pool", "pool", 1), At("pool", "pool", 2)
-    picture = Thumbnail(
-        src="data:image/webp;base64,AA==", key=EVIL, alt=EVIL, label=EVIL, width=9, height=9, format=EVIL, num_bytes=3
-    )
-    shown = sheet(Pairing(head=Shown(at=at, note=EVIL), others=(Shown(at=bare), Shown(at=None)), more=7, title=EVIL))
-    retrieval = report.Retrieval(
-        name=EVIL,
-        notes={"kind": EVIL, "queries": 1, "asked": 4, "found": 4, "images": 4, "collided": 0},
-        settings={"collisions": EVIL},
-        chart=charts.histogram(EVIL, np.array([1, 2]), np.array([0.0, 0.5, 1.0])),
-        sheet=shown,
-    )
-    return page(
-        **dict.fromkeys(("title", "name", "version", "date", "root", "recipe"), EVIL),
-        **dict.fromkeys(("clusters", "screened", "not_retrieved", "sample"), shown),
-        **dict.fromkeys(("duplicates", "decontamination"), (shown, shown)),
-        states={"kept": 1, "dropped": 2, "failed": 3},
-        losses=(report.Loss(stage=EVIL, state=EVIL, reason=EVIL, count=5),),
-        retrievals=(retrieval,),
-        cluster_figures={EVIL: EVIL},
-        cluster_charts=(charts.line(EVIL, [0.1, 0.2], EVIL),),
-        examples=(report.Example(reason=EVIL, key=EVIL, error=EVIL),),
-        formats=(report.Breakdown(name=EVIL, before=1, after=1),),
-        domains=(report.Domain(name=EVIL, listed=2, fetched=1, kept=1, lost={EVIL: 1}),),
-        errors=(report.Outcome(stage=EVIL, state=EVIL, reason=EVIL, count=1, domains=1),),
-        collections=(
-            report.Collection(role=EVIL, name=EVIL, kind=EVIL, path=EVIL, listed=1, fetched=1, dropped_for_it=1),
-        ),
-        versions={EVIL: EVIL},
-        pictures={at: picture, bare: picture.model_copy(update={"src": ""})},
-    )
 
 
 class Tags(HTMLParser):
@@ -120,25 +37,71 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes another tag"
 
 
-@pytest.mark.parametrize("made", [page(), hostile_page()], ids=["empty", "hostile"])
+@pytest.mark.parametrize("made", [page(), hostile_page(), full_page()], ids=["empty", "hostile", "full"])
 def test_page_is_one_file_with_every_section(made: report.Report) -> None:
     text = report.render(made)
     tags = Tags(text)
     assert tags.open == []
-    assert [a["id"] for tag, a in tags.found if tag == "section" and "id" in a] == SECTIONS
-    ids = {a["id"] for _, a in tags.found if "id" in a}
+    sections = [a["id"] for tag, a in tags.found if tag == "section" and "id" in a]
+    expected = [name for name in SECTIONS if name != "patches" or made.patches]
+    assert [name for name in sections if not name.startswith("collection-")] == expected
+    listed = [a["id"] for _, a in tags.found if "id" in a]
+    assert len(listed) == len(set(listed))
     for tag, attributes in tags.found:
-        assert tag not in ("script", "iframe", "object", "embed", "form")
+        assert tag not in ("iframe", "object", "embed", "form", "base")
         assert not [name for name in attributes if name.startswith("on")]
         for name in LINKING & attributes.keys():
-            assert attributes[name].startswith("data:") or attributes[name][1:] in ids, (tag, name, attributes[name])
+            assert attributes[name].startswith("data:") or attributes[name][1:] in listed, (tag, name, attributes[name])
     assert "url(" not in text and "@import" not in text
+
+
+@pytest.mark.parametrize("made", [page(), hostile_page(), full_page()], ids=["empty", "hostile", "full"])
+def test_one_script_acts_and_the_policy_names_it(made: report.Report) -> None:
+    text = report.render(made)
+    tags = Tags(text)
+    kinds = [a.get("type") for tag, a in tags.found if tag == "script"]
+    assert kinds == ["application/json"] * 3 + [None]
+    script = text.rpartition("<script>")[2].partition("</script>")[0]
+    policy = next(a["content"] for tag, a in tags.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src '{page_data.digest(script)}';" in policy
+    assert "http://" not in script and "https://" not in script and "fetch(" not in script and "innerHTML" not in script
 
 
 def test_hostile_text_is_shown_and_does_not_act() -> None:
     text = report.render(hostile_page())
-    assert "<script" not in text and "<img src=http" not in text
-    assert text.count("&lt;script&gt;alert(1)") > 30
+    assert "<script>alert" not in text and "<img src=http" not in text
+    assert text.count("&lt;script&gt;alert(1)") > 40
+    data = text.partition('id="data-ledger">')[2].partition("</script>")[0]
+    assert json.loads(data)[0][:2] == [EVIL, EVIL] and json.loads(data)[-1] is None
+    assert not set("<>&'") & set(data)
+
+
+def test_every_picture_names_its_image() -> None:
+    for made in (hostile_page(), full_page()):
+        pictures = [a for tag, a in Tags(report.render(made)).found if tag == "img"]
+        assert pictures and all(a["data-image-id"] and a["alt"] and a["src"].startswith("data:") for a in pictures)
+
+
+def test_a_collection_has_a_page_of_its_own() -> None:
+    text = report.render(full_page())
+    assert 'id="collection-birds" data-title="birds"' in text and 'id="collection-old-planes"' in text
+    assert '<a href="#patches">' not in text
+    only = report.Collection(role="curated", name="mushrooms", kind="images", path="x", listed=3, fetched=2, kept=2)
+    text = report.render(page(collections=(only,)))
+    assert 'id="collection-mushrooms"' in text and "retrieves nothing" in text and "of 3 listed" in text
+
+
+def test_a_sample_of_the_ledger_says_that_it_is_one() -> None:
+    made = full_page()
+    assert "A sample of 300 of 900 candidates is here" in report.render(made)
+    whole = made.model_copy(update={"ledger": made.ledger.model_copy(update={"total": 300})})
+    assert "All 300 candidates are here." in report.render(whole)
+
+
+def test_a_model_that_could_not_be_had_is_told_of() -> None:
+    text = report.render(page(patches=report.Patches(model="vit_x", missing="no file at s3://me:secret@host/a")))
+    assert "The patch features of vit_x could not be had: no file at s3://host/a" in text
 
 
 def test_empty_page_says_what_there_was_none_of() -> None:
@@ -153,56 +116,19 @@ def test_empty_page_says_what_there_was_none_of() -> None:
         assert words in text
 
 
-def test_funnel_loses_every_candidate_in_one_step() -> None:
-    steps = report.funnel(ENDINGS)
-    pool = sum(n for (role, *_), n in ENDINGS.items() if role == "pool")
-    lost = [0, 1, 2, 3 + 4, 5, 6, 7 + 8, 9, 10, 1000, 0]
-    assert [sum(step.lost.values()) for step in steps] == lost
-    assert [step.count for step in steps[:-1]] == (pool - np.cumsum(lost[:-1])).tolist()
-    assert steps[-2].count == 12
-    assert (steps[-1].count, steps[-1].gained) == (12 + 13, 13)
-
-
-def test_losses_are_every_candidate_that_is_not_kept() -> None:
-    found = report.losses(ENDINGS)
-    assert sum(loss.count for loss in found) == sum(n for (_, _, state, _), n in ENDINGS.items() if state != "kept")
-    assert [loss.stage for loss in found][:3] == ["crawl", "download", "download"]
-    assert next(loss for loss in found if loss.reason == "http_404").count == 3  # of the pool and of a collection
-    text = report.render(page(losses=found))
+def test_a_loss_is_told_with_what_it_means() -> None:
+    loss = Loss(stage="download", state="failed", reason="http_404", count=1000)
+    text = report.render(page(losses=(loss,)))
     assert ">1,000</td>" in text and "the server answered not found" in text
 
 
-@pytest.mark.parametrize(
-    ("part", "whole", "text"),
-    [(1, 0, "–"), (0, 7, "0%"), (7, 7, "100%"), (9999, 10_000, "100%"), (1, 3, "33.3%"), (1, 5000, "0.02%")],
-)
-def test_share(part: int, whole: int, text: str) -> None:
-    assert report.share(part, whole) == text
-
-
-@pytest.mark.parametrize(
-    ("key", "text"),
-    [
-        ("http://a.example/b.jpg", "a.example/|b.jpg"),
-        ("https://a.example/along/way/to/another/picture/1.jpg", "…/|along/|way/|to/|another/|picture/|1.jpg"),
-        ("x" * 50, "…" + "x" * 35),
-        ("http://a/<b>", "a/|&lt;b&gt;"),
-    ],
-)
-def test_short_key(key: str, text: str) -> None:
-    assert report.short(key) == text.replace("|", "<wbr>")
-
-
-def test_credentials_are_taken_out_of_urls() -> None:
-    text = "path: s3://me:secret@host/a, https://host/b@c, a@b"
-    assert report.without_credentials(text) == "path: s3://host/a, https://host/b@c, a@b"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (90, "90.0 s"), (600, "10.0 min"), (36_000, "10.0 h")])
-def test_duration(seconds: float, text: str) -> None:
-    assert report.duration(seconds) == text
-
-
-@pytest.mark.parametrize(("num", "text"), [(0, "0 B"), (999, "999 B"), (15_000, "15 kB"), (2.5e12, "2,500.0 GB")])
-def test_size(num: float, text: str) -> None:
-    assert report.size(num) == text
+def test_the_opening_says_what_was_done_and_no_more() -> None:
+    selection = full_page().retrievals[0]
+    balanced = selection.model_copy(update={"notes": {**selection.notes, "kind": "balanced"}})
+    for made, words in (
+        (full_page(), "and copies of test images taken out, the rest kept where it is like the curated images, every"),
+        (page(retrievals=(balanced,)), "duplicates taken out, the rest balanced over its clusters, every"),
+        (page(published={"survivor": 3}), "duplicates taken out, all others kept, every"),
+        (page(), "duplicates taken out, nothing of the rest retrieved, every"),
+    ):
+        assert words in report.render(made)

@@ -14,7 +14,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lvd.infra.errors import InputError
-from lvd.tasks import schemas, sources
+from lvd.tasks import schemas, source_rows, sources
 from lvd.tasks.locations import Opened, read_bytes
 from lvd.tasks.sources import HuggingFace, Images, Source, Urls, WebDataset
 
@@ -24,9 +24,9 @@ URLS = ["https://Example.org/a.jpg", "http://example.org:8080/b.jpg", "http://[:
 def table(source):
     """All rows of the only partition, as the manifest holds them."""
     (partition,) = sources.partitions(source)
-    found = list(sources.rows(partition))
-    assert sources.num_rows(partition) == len(found)
-    assert found == list(sources.rows(partition))
+    found = list(source_rows.rows(partition))
+    assert source_rows.num_rows(partition) == len(found)
+    assert found == list(source_rows.rows(partition))
     return pa.Table.from_pylist(found, schema=schemas.MANIFEST)
 
 
@@ -69,9 +69,14 @@ def test_the_other_columns_of_a_list_are_kept(tmp_path):
         "u": [" http://a.org/1 ", b"http://a.org/2", None],
         "p": ["http://a.org/", None, None],
         "t": ["é", None, ""],
+        "c": [" CC BY 4.0 ", None, ""],
     }
     pq.write_table(pa.table({**rows, "u": pa.array(rows["u"], pa.binary())}), tmp_path / "l.parquet")
-    found = table(Urls(path=str(tmp_path), url_column="u", page_url_column="p", alt_column="t"))
+    source = Urls(path=str(tmp_path), url_column="u", page_url_column="p", alt_column="t", license_column="c")
+    found = table(source)
+    assert found["license"].to_pylist() == ["CC BY 4.0", None, None]
+    of_all = table(source.model_copy(update={"license": "as the list says"}))
+    assert of_all["license"].to_pylist() == ["CC BY 4.0", "as the list says", "as the list says"]
     assert found["url"].to_pylist() == ["http://a.org/1", "http://a.org/2", None]
     assert found["key"].to_pylist() == ["http://a.org/1", "http://a.org/2", ""]
     assert found["page_url"].to_pylist() == rows["p"]
@@ -147,7 +152,7 @@ def test_a_source_that_cannot_be_read_is_refused_with_what_there_is(shelf, monke
     source, message = BAD_SOURCES[case]
     with pytest.raises(InputError, match=message):
         for partition in sources.partitions(source):
-            sources.check_columns(partition)
+            source_rows.check_columns(partition)
 
 
 @pytest.mark.parametrize("name", ["l.txt.gz", "l.jsonl.bz2"])
@@ -156,7 +161,7 @@ def test_a_list_that_breaks_off_is_refused_and_not_taken_for_a_short_one(tmp_pat
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="must be readable as"):
-        sources.num_rows(*sources.partitions(Urls(path=str(tmp_path), url_column="link")))
+        source_rows.num_rows(*sources.partitions(Urls(path=str(tmp_path), url_column="link")))
 
 
 def test_sources_are_told_apart_by_kind_and_refuse_what_they_do_not_know():
@@ -203,7 +208,7 @@ def test_a_folder_of_images_gives_its_files_in_order_with_the_folder_as_label(tm
     folders = {name: name.rpartition("/")[0] or None for name in files}
     assert labels == {f"photos/{name}": folder for name, folder in folders.items()}
     by_class = sources.partitions(Images(path=f"{root}/*"))
-    keys = [[row["key"] for row in sources.rows(p)] for p in by_class]
+    keys = [[row["key"] for row in source_rows.rows(p)] for p in by_class]
     assert keys == [["cat/1.jpg", "cat/_dsc.webp", "cat/big/3.png"], ["dog/no_suffix"]]
 
 
@@ -214,7 +219,7 @@ def test_one_folder_has_one_name_however_it_is_written(tmp_path, monkeypatch):
     paths = [str(tmp_path / "photos"), f"{tmp_path}/photos/", "../photos", ".", f"file://{tmp_path}/photos"]
     found = [sources.partitions(Images(path=path))[0] for path in paths]
     assert len({partition.digest for partition in found}) == 1
-    assert {row["key"] for partition in found for row in sources.rows(partition)} == {"photos/a.jpg"}
+    assert {row["key"] for partition in found for row in source_rows.rows(partition)} == {"photos/a.jpg"}
 
 
 def test_a_folder_that_changes_between_planning_and_reading_is_refused(tmp_path):
@@ -222,7 +227,7 @@ def test_a_folder_that_changes_between_planning_and_reading_is_refused(tmp_path)
     (partition,) = sources.partitions(Images(path=str(tmp_path)))
     (tmp_path / "b.jpg").write_bytes(b"b")
     with pytest.raises(InputError, match="must not change"):
-        list(sources.rows(partition))
+        list(source_rows.rows(partition))
     assert sources.partitions(Images(path=str(tmp_path)))[0].digest != partition.digest
 
 
@@ -241,7 +246,7 @@ def write_tar(path, members, form=tarfile.PAX_FORMAT):
 
 SAMPLES = {
     "000.jpg": b"zero",
-    "000.json": b'{"url": "http://A.org/0.jpg", "caption": "from json"}',
+    "000.json": b'{"url": "http://A.org/0.jpg", "caption": "from json", "license": "cc0"}',
     "001.json": b"not json",
     "001.png": b"one",
     "001.txt": b" a caption \n",
@@ -268,10 +273,12 @@ def test_tar_shards_give_their_images_with_what_their_sample_says(tmp_path, form
         (None, None, "a caption", "7"),
         (None, None, None, None),
     ]
+    assert [row["license"] for row in rows[:3]] == ["cc0", None, None]
     by_tar = sources.partitions(WebDataset(path=f"{tmp_path}/*.tar"))
-    assert [next(sources.rows(p))["key"] for p in by_tar] == ["00000.tar/000.jpg", "00001.tar/9.jpg"]
+    assert [next(source_rows.rows(p))["key"] for p in by_tar] == ["00000.tar/000.jpg", "00001.tar/9.jpg"]
     assert (
-        next(sources.rows(sources.partitions(WebDataset(path=f"{tmp_path}/00001.tar"))[0]))["key"] == "00001.tar/9.jpg"
+        next(source_rows.rows(sources.partitions(WebDataset(path=f"{tmp_path}/00001.tar"))[0]))["key"]
+        == "00001.tar/9.jpg"
     )
 
 
@@ -339,6 +346,8 @@ def test_a_dataset_on_disk_gives_its_stored_bytes_and_class_names(tmp_path):
     assert contents(source) == {f"emblems/{i}": b"image %d" % i for i in range(5)}
     assert table(source)["label"].to_pylist() == [None, "dog", "cat", "dog", "cat"]
     assert table(source.model_copy(update={"label_column": "n"}))["label"].to_pylist() == ["0", "1", "2", "3", "4"]
+    licensed = table(source.model_copy(update={"license_column": "label", "license": "unknown"}))
+    assert licensed["license"].to_pylist() == ["unknown", "dog", "cat", "dog", "cat"]
 
 
 def test_a_split_of_a_dataset_is_part_of_the_key(tmp_path):
@@ -409,3 +418,58 @@ def test_a_bucket_without_credentials_is_one_clear_line(kind: str, monkeypatch: 
     source = TypeAdapter(sources.Source).validate_python({"kind": kind, "path": "s3://nobodys-bucket/a/wat.paths.gz"})
     with pytest.raises(InputError, match=r"path must be readable, was 's3://nobodys-bucket.*credentials"):
         sources.partitions(source)
+
+
+@pytest.mark.parametrize("kind", ["folder of lists", "folder of archives", "list of archives", "folder of tars"])
+def test_what_is_new_beside_known_files_is_a_partition_of_its_own(tmp_path, kind):
+    folder = tmp_path / "crawl"
+    folder.mkdir()
+
+    def add(name):
+        if kind == "folder of lists":
+            write_list(folder / f"{name}.txt", [f"http://example.org/{name}.jpg"])
+        elif kind == "folder of tars":
+            with tarfile.open(folder / f"{name}.tar", "w") as tar:
+                tar.addfile(tarfile.TarInfo(f"{name}.jpg"))
+        else:
+            (folder / f"{name}.warc").write_bytes(b"")
+        if kind == "list of archives":
+            named = "".join(f"{path}\n" for path in sorted(folder.glob("*.warc")))
+            (tmp_path / "warc.paths").write_text(named)
+
+    def found(known=()):
+        path = str(tmp_path / "warc.paths" if kind == "list of archives" else folder)
+        source = {"folder of lists": Urls, "folder of tars": WebDataset}.get(kind, sources.Warc)(path=path)
+        return sources.partitions(source, known)
+
+    add("b")
+    add("d")
+    (first,) = found()
+    assert found([first]) == [first]
+    add("a")
+    add("c")
+    old, new = found([first])
+    assert old == first and [Path(file).stem for file in new.files] == ["a", "c"]
+    assert found([first, new]) == [old, new]
+    (whole,) = found()
+    assert sorted(whole.files) == sorted((*old.files, *new.files))
+    other = first.model_copy(update={"source": first.source.model_copy(update={"source": "another"})})
+    assert found([other]) == [whole], "files of another source are none of this one's"
+    lost = old.model_copy(update={"files": ("gone", *old.files)})
+    assert found([lost]) == [old, new], "what a partition has left stays apart from what is new"
+
+
+def test_lists_that_are_as_they_were_are_not_opened(tmp_path, monkeypatch):
+    write_list(tmp_path / "a.txt", ["http://example.org/a.jpg"])
+    source = Urls(path=str(tmp_path / "*.txt"))
+    (first,) = sources.partitions(source)
+    write_list(tmp_path / "b.txt", ["http://example.org/b.jpg"])
+    opened = []
+    monkeypatch.setattr(sources, "_sha256", lambda fs, path: opened.append(Path(path).name) or path)
+    assert sources.partitions(source, [first])[0] == first and opened == ["b.txt"]
+    write_list(tmp_path / "a.txt", ["http://example.org/another.jpg"])
+    assert sources.partitions(source, [first])[0].digest != first.digest
+    monkeypatch.setattr(sources, "_file", lambda info: sources.File(info["name"], 1, sources.UNKNOWN))
+    (undated, _) = sources.partitions(source)
+    opened.clear()
+    assert undated.stamp is None and sources.partitions(source, [undated]) and "a.txt" in opened

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lvd.infra.shards import ShardRef, StageDir, commit, write_shard
+from lvd.infra.committing import commit
+from lvd.infra.shards import ShardRef, StageDir
+from lvd.infra.writing import write_shard
 from lvd.tasks import schemas, tallies
 
 
@@ -58,6 +60,7 @@ def test_profile_compares_the_pool_with_what_is_published() -> None:
     profile.add(table([(5000, 4000, "PNG", "kept", None)]), is_pool=False)
     assert profile.fetched["format"] == {"PNG": 1, "GIF": 1} and profile.kept["format"] == {"PNG": 2}
     assert profile.fetched["domain"] == {"a": 1} and profile.kept["domain"] == {"a": 1}
+    assert profile.with_domain == {"fetched": 1, "kept": 1}
     names = tallies.short_edge_names()
     assert {names[i]: n for i, n in profile.fetched["short_edge"].items()} == {"below 32": 1, "32 to 63": 1}
     assert {names[i]: n for i, n in profile.kept["short_edge"].items()} == {"below 32": 1, "2,048 and more": 1}
@@ -111,20 +114,6 @@ def test_a_balanced_selection_has_similarities_and_no_queries(local_root: str) -
     assert counts.sum() == len(rows) > 0 and queries == []
 
 
-def test_overlaps_count_images_once(local_root: str) -> None:
-    rows = {"a": [1, 2, 2, 3], "b": [3, 2, 9], "c": []}
-    refs = {
-        name: written(
-            local_root,
-            name,
-            schemas.MATCHES,
-            [[{"row": row} for row in found[:2]], [{"row": row} for row in found[2:]]],
-        )
-        for name, found in rows.items()
-    }
-    assert tallies.overlaps(refs) == {a: {b: len({*rows[a]} & {*rows[b]}) for b in rows} for a in rows}
-
-
 def test_clusters_are_spread_and_their_nearest_found(local_root: str) -> None:
     rng = np.random.default_rng(3)
     rows = [
@@ -150,6 +139,12 @@ def test_published_images_are_counted_for_every_collection_that_retrieved_them(l
     assert roles == {"curated": 1, "retrieved": 2} and collections == {"a": 1, "b": 2}
 
 
+def test_licences_of_published_images_are_counted_as_they_were_found(local_root: str) -> None:
+    rows = [{"license": name} for name in ("cc0", None, "cc-by-4.0", "cc0", "")]
+    found = tallies.licenses(written(local_root, "curated", schemas.CURATED, [rows[:2], [], rows[2:]]))
+    assert found == {"cc0": 2, "": 2, "cc-by-4.0": 1}
+
+
 def test_rejects_are_sampled_by_reason(local_root: str) -> None:
     target = StageDir(root=local_root, stage="download", fingerprint="a")
     with write_shard(target.planned(1)[0], schemas.IMAGES, {}) as shard:
@@ -160,3 +155,14 @@ def test_rejects_are_sampled_by_reason(local_root: str) -> None:
     assert sample.names() == ["http_404", "http_405"]
     for reason in sample.names():
         assert len(sample.rows(reason)) == 3 and {row["reason"] for row in sample.rows(reason)} == {reason}
+
+
+def test_domains_of_the_published_images_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"state": ["kept", "dropped", "kept", "kept"], "domain": ["a", "b", None, "c"]})
+    domains: set[str] = set()
+    tallies.add_domains(domains, table)
+    tallies.add_domains(domains, table)
+    assert domains == {"a", "c"}
+    monkeypatch.setattr(tallies, "MAX_DOMAINS", 3)
+    tallies.add_domains(domains, pa.table({"state": ["kept"] * 3, "domain": ["d", "e", "f"]}))
+    assert len(domains) == 3

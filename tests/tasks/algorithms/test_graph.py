@@ -287,6 +287,24 @@ def test_representatives_equal_a_sort_per_component_and_follow_a_permutation():
     np.testing.assert_array_equal(order[moved], rows[order])
 
 
+def test_what_came_later_changes_nothing_for_the_eldest():
+    rng = np.random.default_rng(9)
+    for _ in range(150):
+        num, pairs = int(rng.integers(1, 14)), rng.integers(0, 14, (int(rng.integers(0, 16)), 2))
+        pairs, age = pairs[(pairs < num).all(axis=1)], np.sort(rng.integers(0, 4, num))
+        ids = np.array([f"{n:032x}" for n in rng.permutation(num)], dtype="S32")
+        rank = rng.integers(0, 3, num), rng.integers(0, 2, num), ids
+        found = graph.eldest(pairs, age, *rank)
+        for row in range(num):
+            then = by_hand(pairs[age[pairs].max(axis=1, initial=0) <= age[row]], num)
+            together = np.flatnonzero(then == then[row])
+            assert found[row] == min(together, key=lambda r: (age[r], -rank[0][r], -rank[1][r], ids[r]))
+        earlier = int((age < 2).sum())
+        some = pairs[(pairs < earlier).all(axis=1)]
+        before = graph.eldest(some, age[:earlier], *(values[:earlier] for values in rank))
+        np.testing.assert_array_equal(before, found[:earlier])
+
+
 def test_first_seen():
     assert graph.first_seen(np.array([7, 3, 7, 3, 0])).tolist() == [0, 1, 0, 1, 4]
     labels = by_hand(np.random.default_rng(1).integers(0, 99, size=(50, 2)), 99)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lvd.tasks.algorithms import pairs
+from lvd.tasks.algorithms.graph import connected_components
 from lvd.tasks.algorithms.neighbours import on_device
 from lvd.tasks.algorithms.pairs import Edges, pairs_above
 from lvd.tests.tasks.planted import cosine, random_units
@@ -68,5 +69,22 @@ def test_thinned_in_parts_the_edges_are_those_thinned_at_once(monkeypatch) -> No
         parts.add(right[part], left[part], similarity[part])  # either way round
     for one, other in zip(whole.found(), parts.found(), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert 59 <= len(whole.found().left) <= 60 * 4
+    assert 59 <= len(whole.found().left) <= 60 * 5
     assert (whole.found().left < whole.found().right).all()
+
+
+def test_thinned_edges_join_the_rows_up_to_any_as_all_of_them_do() -> None:
+    rng = np.random.default_rng(4)
+    left, right = np.triu_indices(40, 1)
+    some = rng.permutation(len(left))[:300]
+    left, right, similarity = left[some], right[some], rng.random(300).astype(np.float32)
+    edges = Edges(1)
+    edges.add(left, right, similarity)
+    thinned = edges.found()
+    assert len(thinned.left) < 120
+    for end in range(41):
+        labels = [
+            connected_components(np.column_stack([a, b])[b < end], 40)
+            for a, b in ((left, right), (thinned.left, thinned.right))
+        ]
+        np.testing.assert_array_equal(*labels)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lvd.infra.committing import commit
 from lvd.infra.errors import ShardError
-from lvd.infra.shards import ShardRef, StageDir, commit, read_table
+from lvd.infra.shards import ShardRef, StageDir, read_table
 from lvd.tasks import copies, embed, models, schemas
 from lvd.tasks.models import engine, pipeline
 from lvd.tests import copying
